@@ -1,0 +1,42 @@
+# Everything is installed into .venv and .nox.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help test check demo bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: $(VENV)/nox-installed ## lint, types, layers, and the tests on every Python and Datasette found here
+	$(BIN)/nox
+
+check: $(VENV)/nox-installed ## lint and the tests on one Python, for while you work
+	$(BIN)/nox --session lint tests
+
+demo: $(VENV)/installed ## search Python's own documentation by meaning; SERVE=0 ends after the answers
+	$(BIN)/datasette vec demo demo.db $(if $(filter 0,$(SERVE)),--no-serve)
+
+bench: $(VENV)/installed ## print the figures; DATA=dir holds the retrieval sets
+	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .nox .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -f demo.db demo.db-wal demo.db-shm
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: installing again is needed only when pyproject.toml changed.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV): a minute or so the first time"
+	@$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/nox-installed: pyproject.toml | $(BIN)/python
+	@$(PIP) install --quiet 'nox>=2025.2.9'
+	@touch $@

@@ -1,0 +1,442 @@
+"""`datasette vec`: the command line. Every command parses, calls the library and prints; figures go to stdout.
+
+Exit codes: 0 all done, 1 error, 2 usage, 3 some rows failed, 4 quota or budget reached.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import checking, evaluating, indexing, searching
+from . import demo as demos
+from . import doctor as doctors
+from .connection import connect
+from .domain import MODES, QUANTIZERS, Hit, Index, Mode, Progress, Quantize, Query, SyncReport
+from .driver import sqlite3
+from .errors import IndexNotFound, InvalidFilter, VecError
+from .keys import key_from_path, key_to_path
+from .store import reading, registry
+from .syncing import OnProgress
+from .syncing import sync as sync_index
+
+SOME_FAILED = 3
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Turns our errors into one line on stderr and their exit code, and an interruption into a word of comfort."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VecError as error:
+            click.echo(f"Error: {_printable(str(error))}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nStopped. What was finished is kept; the same command goes on from here.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, name="vec")
+def vec() -> None:
+    """Semantic search for any SQLite file.
+
+    Exit codes: 0 all done, 1 error, 2 usage, 3 some rows failed, 4 quota or budget reached.
+    """
+
+
+_database = click.argument("db", type=click.Path(path_type=Path))
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_filters = click.option(
+    "filters",
+    "--filter",
+    multiple=True,
+    metavar="COLUMN[__OP]=VALUE",
+    help="Only rows where this holds: exact, not, gt, gte, lt, lte, in, isnull; repeatable.",
+)
+_k = click.option("-k", "k", type=int, default=10, show_default=True, help="How many hits.")
+_offset = click.option("--offset", type=int, default=0, show_default=True, help="How many hits to pass over first.")
+_embedder = click.option("--embedder", metavar="NAME", help="The model: local, hashing, or what a plugin brings.")
+_quantize = click.option("--quantize", type=click.Choice(QUANTIZERS), help="The codes that large searches scan.")
+
+
+@vec.command()
+@_database
+@click.argument("table")
+@click.option("columns", "-c", "--column", multiple=True, help="A column whose text is searched; repeatable.")
+@click.option("--template", help="How columns become a document, such as '{title}: {body}'.")
+@click.option("key", "--key", multiple=True, help="For a view: a column that identifies a row; repeatable.")
+@click.option("--name", help="The name of the index; that of the table by default.")
+@click.option("filter_columns", "--filter-column", multiple=True, help="A column offered for filtering; repeatable.")
+@_embedder
+@_quantize
+@click.option("--no-sync", is_flag=True, help="Declare the index and leave the work to `sync`.")
+def index(
+    db: Path,
+    table: str,
+    columns: Sequence[str],
+    template: str | None,
+    key: Sequence[str],
+    name: str | None,
+    filter_columns: Sequence[str],
+    embedder: str | None,
+    quantize: Quantize | None,
+    no_sync: bool,
+) -> None:
+    """Index columns of a table or view, so that its rows can be searched by meaning."""
+    with closing(connect(db)) as conn:
+        made = indexing.create_index(
+            conn,
+            name or table,
+            table=table,
+            columns=columns,
+            template=template,
+            key=key,
+            filter_columns=filter_columns,
+            embedder=embedder or "local",
+            quantize=quantize or "bit",
+        )
+        click.echo(f"Index {made.name} on {made.table} ({', '.join(made.columns)}), embedder {made.embedder}")
+        if not no_sync:
+            _finish(_sync(conn, made))
+
+
+@vec.command()
+@_database
+@click.argument("indexes", nargs=-1, metavar="[INDEX]...")
+@click.option("--full", is_flag=True, help="Compare every row instead of trusting the triggers.")
+@click.option("--watch", is_flag=True, help="Look for changes every second until interrupted.")
+def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool) -> None:
+    """Bring indexes up to their tables: all of them, or those named."""
+    with closing(connect(db)) as conn:
+        reports = [_sync(conn, each, full=full) for each in _chosen(conn, indexes)]
+        while watch:
+            time.sleep(1)
+            for each in _chosen(conn, indexes):
+                if each.is_view or reading.count_pending(conn, each):
+                    _sync(conn, each)
+        _finish(*reports)
+
+
+@vec.command()
+@_database
+@click.argument("query")
+@click.option("name", "--index", help="Which index; needed where the database has several.")
+@_k
+@_offset
+@click.option("--mode", type=click.Choice(MODES), default="hybrid", show_default=True, help="Meaning, words, or both.")
+@_filters
+@_as_json
+def search(
+    db: Path, query: str, name: str | None, k: int, offset: int, mode: Mode, filters: Sequence[str], as_json: bool
+) -> None:
+    """Search an index by meaning and by words."""
+    asked = Query(query, k=k, mode=mode, filters=_parse_filters(filters), offset=offset)
+    with closing(connect(db, require_vec=False)) as conn:
+        chosen = _only(conn, name)
+        started = time.perf_counter()
+        hits = searching.search(conn, chosen, asked)
+        _print_hits(conn, chosen, hits, query=query, mode=mode, started=started, as_json=as_json, offset=offset)
+
+
+@vec.command()
+@_database
+@click.argument("name", metavar="INDEX")
+@click.argument("key")
+@_k
+@_offset
+@_filters
+@_as_json
+def similar(db: Path, name: str, key: str, k: int, offset: int, filters: Sequence[str], as_json: bool) -> None:
+    """Find the rows most like the row with this KEY, as it stands in Datasette's URL of the row."""
+    with closing(connect(db, require_vec=False)) as conn:
+        chosen = _only(conn, name)
+        started = time.perf_counter()
+        hits = searching.similar(conn, chosen, key_from_path(key), k=k, filters=_parse_filters(filters), offset=offset)
+        _print_hits(conn, chosen, hits, query=key, mode="semantic", started=started, as_json=as_json, offset=offset)
+
+
+@vec.command()
+@_database
+@_as_json
+def status(db: Path, as_json: bool) -> None:
+    """Say of every index what is indexed, pending, failed and empty."""
+    with closing(connect(db, require_vec=False)) as conn:
+        found = [checking.status(conn, each) for each in _chosen(conn, ())]
+    if as_json:
+        _print_json([each.to_dict() for each in found])
+        return
+    for each in found:
+        click.echo(
+            f"{each.name}: {each.table} ({', '.join(each.columns)}), {each.embedder}, {each.dimensions} dimensions"
+        )
+        click.echo(
+            f"  {each.rows:,} rows = {each.indexed:,} indexed + {each.pending:,} pending + {each.failed:,} failed + "
+            f"{each.empty:,} empty; {each.chunks:,} chunks"
+        )
+        for key, reason in each.failures:
+            click.echo(f"  failed: {key}: {_printable(reason)}")
+        for warning in each.warnings:
+            click.echo(f"  note: {warning}")
+
+
+@vec.command()
+@_database
+@click.argument("indexes", nargs=-1, metavar="[INDEX]...")
+@click.option("--repair", is_flag=True, help="Mend what is found.")
+@_as_json
+def verify(db: Path, indexes: Sequence[str], repair: bool, as_json: bool) -> None:
+    """Prove indexes against their tables; exit code 1 if anything is wrong and not mended."""
+    with closing(connect(db, require_vec=False)) as conn:
+        found = {each.name: checking.verify(conn, each, repair=repair) for each in _chosen(conn, indexes)}
+    if as_json:
+        _print_json(
+            {
+                name: [{"check": p.check, "text": p.text, "mended": p.mended} for p in problems]
+                for name, problems in found.items()
+            }
+        )
+    else:
+        for name, problems in found.items():
+            click.echo(f"{name}: {'all checks hold' if not problems else f'{len(problems)} problems'}")
+            for problem in problems:
+                click.echo(f"  {problem.check}: {problem.text}{' (mended)' if problem.mended else ''}")
+    wrong = any(not problem.mended for problems in found.values() for problem in problems)
+    if wrong and not repair and not as_json:
+        click.echo("Mend them with --repair.", err=True)
+    sys.exit(int(wrong))
+
+
+@vec.command()
+@_database
+@click.argument("name", metavar="INDEX")
+@_embedder
+@_quantize
+def rebuild(db: Path, name: str, embedder: str | None, quantize: Quantize | None) -> None:
+    """Make an index anew: its derived tables, or with another model or quantizer all of it, beside the one in use."""
+    with closing(connect(db)) as conn:
+        with _progress() as on_progress:
+            made, report = indexing.rebuild(
+                conn, _only(conn, name), embedder=embedder, quantize=quantize, on_progress=on_progress
+            )
+        click.echo(
+            f"Index {made.name} is generation {made.generation}, embedder {made.embedder}, {made.quantize} codes"
+        )
+        _print_report(made, report)
+        _finish(report)
+
+
+@vec.command()
+@_database
+@click.argument("name", metavar="INDEX")
+@click.option(
+    "--vec0-only", is_flag=True, help="Only its vec0 table, so that programs without sqlite-vec open the file."
+)
+def drop(db: Path, name: str, vec0_only: bool) -> None:
+    """Remove an index. The table it was made from keeps every row."""
+    with closing(connect(db)) as conn:
+        indexing.drop(conn, _only(conn, name), vec0_only=vec0_only)
+    click.echo(f"Dropped the vec0 table of index {name}" if vec0_only else f"Dropped index {name}")
+
+
+@vec.command(name="eval")
+@_database
+@click.argument("name", metavar="INDEX")
+@click.option("--queries", required=True, type=click.Path(path_type=Path), help="JSON lines with _id and text.")
+@click.option("--qrels", required=True, type=click.Path(path_type=Path), help="TSV: query-id, corpus-id, score.")
+@_as_json
+def evaluate(db: Path, name: str, queries: Path, qrels: Path, as_json: bool) -> None:
+    """Measure nDCG@10 and recall@10 of each mode against judged queries."""
+    with closing(connect(db, require_vec=False)) as conn:
+        figures = evaluating.evaluate(
+            conn, _only(conn, name), evaluating.read_queries(queries), evaluating.read_judgements(qrels)
+        )
+    if as_json:
+        _print_json(figures)
+        return
+    click.echo(f"{'mode':<10}{'nDCG@10':>9}{'recall@10':>11}   {int(figures['hybrid']['queries'])} queries")
+    for mode, values in figures.items():
+        click.echo(f"{mode:<10}{values['ndcg@10']:>9.4f}{values['recall@10']:>11.4f}")
+
+
+@vec.command()
+def doctor() -> None:
+    """Look whether this machine can do what is needed, and say how to mend it if not."""
+    wrong = False
+    for finding in doctors.examine():
+        click.echo(f"{'PROBLEM' if finding.remedy else 'ok':<8}{finding.what:<14}{finding.found}")
+        if finding.remedy:
+            wrong = True
+            click.echo(f"{'':<22}remedy: {finding.remedy}")
+    sys.exit(int(wrong))
+
+
+@vec.command()
+@click.argument("path", type=click.Path(path_type=Path), default="demo.db")
+@click.option("--no-serve", is_flag=True, help="End after the sample searches instead of starting Datasette.")
+@click.option("--limit", type=int, help="Only the first so many rows.")
+@click.option("--port", type=int, default=8001, show_default=True, help="Where Datasette listens.")
+@click.pass_context
+def demo(ctx: click.Context, path: Path, no_serve: bool, limit: int | None, port: int) -> None:
+    """Build a database of the standard library's documentation, index it with the local model, and search it."""
+    with closing(connect(path, create=True)) as conn:
+        made = demos.build(conn, limit=limit)
+        click.echo(f"{path}: {checking.status(conn, made).rows:,} docstrings of Python's standard library")
+        _finish(_sync(conn, made))
+        for question in demos.QUESTIONS:
+            click.echo(f"\n$ datasette vec search {path} {question!r} -k 3")
+            started = time.perf_counter()
+            hits = searching.search(conn, made, Query(question, k=3))
+            _print_hits(conn, made, hits, query=question, mode="hybrid", started=started, as_json=False, offset=0)
+    if no_serve:
+        return
+    click.echo(f"\nSearch page: http://127.0.0.1:{port}/{path.stem}/-/vec/{made.name}  (Ctrl-C to stop)")
+    root = ctx.find_root().command
+    root.main(["serve", str(path), "--port", str(port)], prog_name="datasette")
+
+
+def _chosen(conn: sqlite3.Connection, names: Sequence[str]) -> list[Index]:
+    """The indexes of these names, or all; IndexNotFound where there is none."""
+    chosen = [registry.find(conn, name) for name in names] or registry.indexes(conn)
+    if not chosen:
+        raise IndexNotFound("the database has no index yet: make one with `datasette vec index DB TABLE -c COLUMN`")
+    return chosen
+
+
+def _only(conn: sqlite3.Connection, name: str | None) -> Index:
+    """The index of this name, or the only one there is."""
+    chosen = _chosen(conn, [name] if name else ())
+    if len(chosen) > 1:
+        raise IndexNotFound(
+            f"the database has several indexes, {', '.join(i.name for i in chosen)}: name one with --index"
+        )
+    return chosen[0]
+
+
+def _parse_filters(options: Sequence[str]) -> dict[str, object]:
+    parsed: dict[str, object] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise InvalidFilter(f"filter {option!r} has no value: write COLUMN=VALUE or COLUMN__OP=VALUE")
+        if name in parsed:
+            raise InvalidFilter(f"filter {name!r} is given twice: for several values write {name}__in=A,B")
+        parsed[name] = value
+    return parsed
+
+
+def _sync(conn: sqlite3.Connection, chosen: Index, *, full: bool = False) -> SyncReport:
+    with _progress() as on_progress:
+        report = sync_index(conn, chosen, full=full, on_progress=on_progress)
+    _print_report(chosen, report)
+    return report
+
+
+def _print_report(chosen: Index, report: SyncReport) -> None:
+    reused = f", {report.reused:,} reused" if report.reused else ""
+    removed = f", {report.chunks_removed:,} chunks removed" if report.chunks_removed else ""
+    click.echo(
+        f"Synced {chosen.name}: {report.documents:,} documents read, {report.embedded:,} chunks embedded{reused}"
+        f"{removed}, {report.seconds:.1f} s"
+    )
+    for note in report.notes:
+        click.echo(f"  note: {note}")
+
+
+def _finish(*reports: SyncReport) -> None:
+    """End with the exit code for rows that failed, if any did."""
+    failed = sum(report.failed for report in reports)
+    if failed:
+        click.echo(f"{failed:,} chunks failed; `datasette vec status DB` lists them with their reasons.", err=True)
+        sys.exit(SOME_FAILED)
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress | None]:
+    """Bars with rate and ETA on stderr while it is a terminal; nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with ExitStack() as stack:
+        bars: dict[str, Any] = {}
+
+        def show(progress: Progress) -> None:
+            if progress.stage not in bars:
+                started = time.monotonic()
+                bars[progress.stage] = stack.enter_context(
+                    click.progressbar(
+                        length=progress.total,
+                        label={"text": "Reading  ", "vectors": "Embedding"}[progress.stage],
+                        show_pos=True,
+                        item_show_func=lambda done: f"{(done or 0) / max(time.monotonic() - started, 1e-3):,.0f}/s",
+                        file=sys.stderr,
+                    )
+                )
+            bar = bars[progress.stage]
+            bar.update(progress.done - bar.pos, progress.done)
+            if bar.finished:
+                bar.render_finish()
+
+        yield show
+
+
+def _print_hits(
+    conn: sqlite3.Connection,
+    chosen: Index,
+    hits: Sequence[Hit],
+    *,
+    query: str,
+    mode: Mode,
+    started: float,
+    as_json: bool,
+    offset: int,
+) -> None:
+    took_ms = round((time.perf_counter() - started) * 1000, 1)
+    pending = reading.count_pending(conn, chosen)
+    if as_json:
+        _print_json(
+            {
+                "query": query,
+                "index": chosen.name,
+                "mode": mode,
+                "took_ms": took_ms,
+                "pending": pending,
+                "hits": [hit.to_dict() for hit in hits],
+            }
+        )
+        return
+    for rank, hit in enumerate(hits, offset + 1):
+        key = key_to_path(hit.key)
+        click.echo(f"{rank:>3}. {_printable(hit.title)}" + ("" if key == hit.title else f"  [{key}]"))
+        click.echo(f"     {_printable(hit.snippet)}")
+        click.echo(f"     {_reason(hit)}")
+    if not hits:
+        click.echo("Nothing found.")
+    if pending:
+        click.echo(f"({pending:,} rows are not indexed yet: run `datasette vec sync`)", err=True)
+
+
+def _reason(hit: Hit) -> str:
+    parts = [f"score {hit.score:.3f}"]
+    if hit.why.keyword:
+        parts.append(f"words: #{hit.why.keyword.rank}, BM25 {hit.why.keyword.bm25:.2f}")
+    if hit.why.semantic:
+        parts.append(f"meaning: #{hit.why.semantic.rank}, cosine {hit.why.semantic.cosine:.3f}")
+    return " · ".join(parts)
+
+
+def _print_json(value: object) -> None:
+    click.echo(_printable(json.dumps(value, ensure_ascii=False, indent=2)))
+
+
+def _printable(text: str) -> str:
+    """Text that any terminal's encoding takes: lone surrogates, which no encoding has, become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

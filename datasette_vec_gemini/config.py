@@ -1,0 +1,41 @@
+"""Settings of the plugin: what a configuration says at the instance, the database and the table, merged and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .domain import MAX_HITS, MODES, Mode
+from .errors import InvalidSetting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """`mode` and `page_size` are what the search page and its JSON begin with."""
+
+    mode: Mode = "hybrid"
+    page_size: int = 10
+
+
+def settings(*layers: tuple[str, Mapping[str, Any] | None]) -> Settings:
+    """Merge layers of (where, mapping), the most general first. Raises InvalidSetting that names the place.
+
+    Datasette itself does not merge plugin configuration: the innermost block would hide the others whole.
+    """
+    known = {field.name for field in fields(Settings)}
+    merged: dict[str, Any] = {}
+    for where, layer in layers:
+        for name, value in (layer or {}).items():
+            if name not in known:
+                raise InvalidSetting(f"{where}: there is no setting {name!r}; there are {', '.join(sorted(known))}")
+            _check(where, name, value)
+            merged[name] = value
+    return Settings(**merged)
+
+
+def _check(where: str, name: str, value: object) -> None:
+    if name == "mode" and value not in MODES:
+        raise InvalidSetting(f"{where}: mode is {value!r}; it can be {', '.join(MODES)}")
+    if name == "page_size" and not (isinstance(value, int) and 1 <= value <= MAX_HITS):
+        raise InvalidSetting(f"{where}: page_size is {value!r}; it can be 1 to {MAX_HITS:,}")

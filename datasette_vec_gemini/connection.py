@@ -1,0 +1,91 @@
+"""connect(path): a connection that has sqlite-vec, on the one SQLite library of this process.
+
+Two SQLite libraries in a process lose each other's file locks, so everything takes the module that Datasette and
+sqlite-utils take: pysqlite3 where it is installed, else Python's own, which many builds compile without extension
+loading.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from . import functions
+from .driver import sqlite3
+from .errors import DatabaseUnavailable, ExtensionUnavailable
+from .store.reading import has_vec
+from .store.transactions import mapped_errors
+
+BUSY_SECONDS = 10.0
+MMAP_BYTES = 1 << 30
+
+
+def connect(
+    path: str | os.PathLike[str], *, read_only: bool = False, create: bool = False, require_vec: bool = True
+) -> sqlite3.Connection:
+    """Open a SQLite file with sqlite-vec loaded and our SQL functions registered. Opening writes nothing.
+
+    The file must exist unless `create`. Text that is not valid UTF-8 is read with replacement characters, as Datasette
+    reads it. Without `require_vec` a machine that cannot load extensions gets a connection all the same, in which
+    search scans the truth. Raises DatabaseUnavailable, ExtensionUnavailable.
+    """
+    file = Path(path)
+    if str(path) != ":memory:" and not create and not file.exists():
+        raise DatabaseUnavailable(f"there is no file {file.name!r} at that path: check it")
+    mode = "ro" if read_only else "rwc" if create else "rw"
+    uri = ":memory:" if str(path) == ":memory:" else f"file:{quote(str(file.absolute()))}?mode={mode}"
+    with mapped_errors():
+        conn = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        try:
+            conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            conn.execute("select count(*) from sqlite_master").fetchone()
+            prepare(conn, require_vec=require_vec)
+        except BaseException:
+            conn.close()
+            raise
+    return conn
+
+
+def prepare(conn: sqlite3.Connection, *, require_vec: bool = True) -> bool:
+    """Give a connection of this process's SQLite library sqlite-vec and our functions; tells whether it got the first.
+
+    Extension loading is switched off again afterwards. A sqlite-vec that the connection has already is left as it is:
+    two versions of it in one process crash. Raises ExtensionUnavailable.
+    """
+    conn.execute(f"pragma mmap_size = {MMAP_BYTES}").fetchone()
+    functions.register(conn)
+    if has_vec(conn):
+        return True
+    try:
+        _load_vec(conn)
+    except ExtensionUnavailable:
+        if require_vec:
+            raise
+        return False
+    return True
+
+
+def _load_vec(conn: sqlite3.Connection) -> None:
+    import sqlite_vec
+
+    if not hasattr(conn, "enable_load_extension"):
+        raise ExtensionUnavailable(f"the SQLite of this Python cannot load extensions ({_library()}): {_REMEDY}")
+    try:
+        conn.enable_load_extension(True)
+        try:
+            sqlite_vec.load(conn)
+        finally:
+            conn.enable_load_extension(False)
+    except sqlite3.Error as error:
+        raise ExtensionUnavailable(f"sqlite-vec could not be loaded into {_library()} ({error}): {_REMEDY}") from error
+
+
+_REMEDY = (
+    "run `pip install 'pysqlite3>=0.6.1'` (Linux x86_64, macOS arm64, Windows), or use a Python whose sqlite3 module "
+    "can load extensions, such as Debian's, Homebrew's or conda's"
+)
+
+
+def _library() -> str:
+    return f"{sqlite3.__name__} {sqlite3.sqlite_version}"

@@ -1,0 +1,119 @@
+"""Every error this library raises on purpose.
+
+::
+
+    VecError                     exit code 1
+      UsageError                 exit code 2: what was asked cannot be done as asked
+        InvalidName
+        InvalidQuery             text, k, offset, mode or vector of a query
+        InvalidFilter
+        InvalidSetting           a configuration key or value, located
+        TableNotFound
+        ColumnNotFound
+        InvalidKey               no key, or one that does not identify rows
+        IndexExists
+        IndexNotFound
+        DocumentNotFound
+        UnknownEmbedder
+      DatabaseUnavailable        missing, locked, read-only, full, or not a database
+      TransactionOpen
+      ExtensionUnavailable       sqlite-vec cannot be loaded, or FTS5 is missing
+      FingerprintMismatch        vectors of one model asked with another
+      EmbedderError
+        EmbedderUnavailable      a package or a model file is missing or not the pinned one
+        EmbeddingFailed          these texts could not be embedded
+        InvalidVector            wrong dimensions, not finite, or zero
+
+A message says what is wrong, with the values, and the remedy; it never holds a key, the text of a document or a path of
+the server. Errors of SQLite are mapped where public functions end (`store.transactions.mapped_errors`).
+"""
+
+from __future__ import annotations
+
+
+class VecError(Exception):
+    """Base of all errors of this library; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(VecError):
+    """The request cannot be carried out as it was put; correct it and ask again. Nothing was changed."""
+
+    exit_code = 2
+
+
+class InvalidName(UsageError):
+    """The name cannot be the name of an index."""
+
+
+class InvalidQuery(UsageError):
+    """A query has an impossible text, k, offset, mode or vector."""
+
+
+class InvalidFilter(UsageError):
+    """A filter names an unknown column or operator, or has a value that does not fit it."""
+
+
+class InvalidSetting(UsageError):
+    """A configuration has an unknown key or an impossible value; the message says where."""
+
+
+class TableNotFound(UsageError):
+    """The database has no such table or view."""
+
+
+class ColumnNotFound(UsageError):
+    """The table has no such column, or no column was named at all."""
+
+
+class InvalidKey(UsageError):
+    """The rows of the table or view are not identified by these columns."""
+
+
+class IndexExists(UsageError):
+    """An index, or an object that the index would need, has that name already."""
+
+
+class IndexNotFound(UsageError):
+    """The database has no such index."""
+
+
+class DocumentNotFound(UsageError):
+    """The table has no row with that key, or the row is not indexed yet."""
+
+
+class UnknownEmbedder(UsageError):
+    """No embedder is registered under that name, or its specification does not parse."""
+
+
+class DatabaseUnavailable(VecError):
+    """SQLite could not open, read or write the file: missing, locked, read-only, full or not a database."""
+
+
+class TransactionOpen(VecError):
+    """The connection has an open transaction, in which a model call would hold the write lock; commit first."""
+
+
+class ExtensionUnavailable(VecError):
+    """sqlite-vec cannot be loaded into this connection, or its SQLite has no FTS5."""
+
+
+class FingerprintMismatch(VecError):
+    """The index was built by another model or configuration than the one that asks; rebuild it or use its own."""
+
+
+class EmbedderError(VecError):
+    """Base of the errors that come from a model."""
+
+
+class EmbedderUnavailable(EmbedderError):
+    """The model cannot be used on this machine; the message says what to install."""
+
+
+class EmbeddingFailed(EmbedderError):
+    """The model refused these texts; the caller splits the batch and records the text that fails alone."""
+
+
+class InvalidVector(EmbedderError):
+    """A model returned, or a caller passed, something that is not a usable vector."""

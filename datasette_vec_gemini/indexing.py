@@ -1,0 +1,170 @@
+"""Making, rebuilding and dropping an index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from . import embedders
+from .chunking import placeholders
+from .domain import Embedder, Index, Quantize, SyncReport
+from .driver import sqlite3
+from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
+from .store import reading, registry, source, writing
+from .store.transactions import mapped_errors, refuse_open_transaction, transaction
+from .syncing import OnProgress, sync
+
+
+def create_index(
+    conn: sqlite3.Connection,
+    name: str,
+    *,
+    table: str,
+    columns: Sequence[str] = (),
+    template: str | None = None,
+    key: Sequence[str] = (),
+    filter_columns: Sequence[str] = (),
+    embedder: str | Embedder = "local",
+    quantize: Quantize = "bit",
+) -> Index:
+    """Declare an index over columns of a table or view and queue all its rows; `sync` then fills it.
+
+    A `template` such as `"{title}: {body}"` says how columns become a document; without one they are joined by blank
+    lines. `key` is needed for views, and only for them. `filter_columns` are offered for filtering. The file is put
+    into WAL mode, so that readers and a sync do not wait for each other. Raises UsageError, and changes nothing then.
+    """
+    refuse_open_transaction(conn)
+    with mapped_errors():
+        _require_vec(conn)
+        model = embedders.load(embedder) if isinstance(embedder, str) else embedder
+        found = source.find(conn, table)
+        named = [*columns, *(placeholders(template) if template else ())]
+        if not named:
+            raise ColumnNotFound(f"no column of {found.name!r} was named: choose from {', '.join(found.columns)}")
+        if key and not found.is_view:
+            raise InvalidKey(f"{found.name!r} is a table and has its own key, {_spelled(found)}: leave the key out")
+        index = Index(
+            name=name,
+            table=found.name,
+            columns=tuple(dict.fromkeys(map(found.column, named))),
+            template=template,
+            key=source.view_key(conn, found, key) if found.is_view else found.key,
+            filter_columns=tuple(dict.fromkeys(map(found.column, filter_columns))),
+            embedder=model.name,
+            fingerprint=model.fingerprint,
+            dimensions=model.dimensions,
+            quantize=quantize,
+            is_view=found.is_view,
+        )
+        _check_dimensions(index)
+        with transaction(conn):
+            registry.migrate(conn)
+            if registry.generations(conn, name):
+                raise IndexExists(
+                    f"the database has an index {name!r} already: sync it, drop it, or use another --name"
+                )
+            writing.create(conn, index)
+        conn.execute("pragma journal_mode = wal").fetchone()
+    return index
+
+
+def rebuild(
+    conn: sqlite3.Connection,
+    index: Index,
+    *,
+    embedder: str | Embedder | None = None,
+    quantize: Quantize | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[Index, SyncReport]:
+    """Make the keyword index and the codes anew from the truth; with another embedder or quantizer, a new generation.
+
+    The next generation is built beside the active one, which answers searches until the new one is complete; then they
+    change places in one transaction. Interrupted, the same call goes on with what is there. Vectors of the same model
+    are copied. Raises like `sync`.
+    """
+    refuse_open_transaction(conn)
+    with mapped_errors():
+        _require_vec(conn)
+        registry.migrate(conn)
+        index = registry.find(conn, index.name)
+        if embedder is None:
+            model = embedders.load(index.embedder)
+        else:
+            model = embedders.load(embedder) if isinstance(embedder, str) else embedder
+        wanted = replace(
+            index,
+            embedder=model.name,
+            fingerprint=model.fingerprint,
+            dimensions=model.dimensions,
+            quantize=quantize or index.quantize,
+        )
+        if wanted == index:
+            with transaction(conn):
+                writing.rebuild_fts(conn, index)
+                writing.rebuild_codes(conn, index)
+            return index, sync(conn, index, embedder=model, on_progress=on_progress)
+        _check_dimensions(wanted)
+        successor = _successor(conn, wanted)
+        report = sync(conn, successor, embedder=model, on_progress=on_progress)
+        with transaction(conn):
+            successor = registry.reread(conn, successor)
+            writing.drop(conn, index)
+            registry.update(conn, successor, state="active")
+            writing.replace_view(conn, successor)
+        return registry.find(conn, index.name), report
+
+
+def drop(conn: sqlite3.Connection, index: Index, *, vec0_only: bool = False) -> None:
+    """Remove an index with all its generations; or only its vec0 tables, so that any SQLite program can open the file.
+
+    The second leaves the truth: search scans it, and `rebuild` makes the vec0 table again. The user's table is not
+    touched but for our triggers. Needs sqlite-vec, which alone can remove its tables. Raises ExtensionUnavailable.
+    """
+    refuse_open_transaction(conn)
+    with mapped_errors():
+        _require_vec(conn)
+        with transaction(conn):
+            for generation in registry.generations(conn, index.name):
+                if vec0_only:
+                    writing.drop_codes(conn, generation)
+                else:
+                    writing.drop(conn, generation)
+
+
+def _successor(conn: sqlite3.Connection, wanted: Index) -> Index:
+    """The generation under construction, if it is the one wanted; else a new one, and what was begun is dropped."""
+    begun = registry.building(conn, wanted.name)
+    if begun and replace(begun, generation=0, state="active", int8_scale=None) == replace(
+        wanted, generation=0, int8_scale=None
+    ):
+        return begun
+    successor = replace(
+        wanted,
+        generation=max(wanted.generation, begun.generation if begun else 0) + 1,
+        state="building",
+        int8_scale=None,
+    )
+    with transaction(conn):
+        if begun:
+            writing.drop(conn, begun)
+        writing.create(conn, successor)
+    return successor
+
+
+def _require_vec(conn: sqlite3.Connection) -> None:
+    if not reading.has_vec(conn):
+        raise ExtensionUnavailable(
+            "this connection has no sqlite-vec: open it with datasette_vec_gemini.connect(); "
+            "`datasette vec doctor` tells what this machine can do"
+        )
+
+
+def _check_dimensions(index: Index) -> None:
+    if index.quantize == "bit" and index.dimensions % 8:
+        raise InvalidName(
+            f"bit codes need a multiple of 8 dimensions, {index.embedder} has {index.dimensions}: use int8 or float32"
+        )
+
+
+def _spelled(found: source.Source) -> str:
+    return ", ".join(column.name for column in found.key)

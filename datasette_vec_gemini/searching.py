@@ -1,0 +1,242 @@
+"""Search: a Query becomes candidates of two sides, one ranking, and hits that are true at this moment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import embedders
+from .chunking import render
+from .domain import MAX_HITS, Embedder, Hit, Index, KeywordRank, Mode, Query, SemanticRank, Why, check_window
+from .driver import sqlite3
+from .errors import DocumentNotFound, FingerprintMismatch
+from .keys import Key, key_to_json, key_to_path
+from .store import source
+from .store.filters import compile_filters
+from .store.keyword import keyword, terms
+from .store.nearest import Candidate, nearest
+from .store.reading import chunks_by_id, chunks_of, vectors_of
+from .store.transactions import mapped_errors
+from .vectors import normalise, unpack
+
+DEPTHS = (100, MAX_HITS)
+"""How many documents each side contributes: the second depth only serves pages beyond what the first one holds."""
+SEMANTIC_WEIGHT = 0.6
+"""The share of meaning in the fused score; measured with `benchmarks`, see `fuse`."""
+SNIPPET_CHARACTERS = 240
+
+_TITLES = ("title", "name", "headline", "heading", "subject", "label")
+
+
+def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Embedder | None = None) -> list[Hit]:
+    """The k best documents from `offset` on, each with its best chunk; fewer only when no more match.
+
+    Without `query.vector` the text is embedded by `embedder`, the index's own if None. Where that model does not speak
+    the text's language, hybrid mode ranks by keywords alone. Rows that are gone, or changed since they were indexed,
+    are never shown. Nothing is written. Raises FingerprintMismatch, InvalidFilter, EmbedderError, DatabaseUnavailable.
+    """
+    prepared = embed(index, query, embedder=embedder)
+    with mapped_errors():
+        condition = compile_filters(conn, index, query.filters)
+
+        vector = prepared.vector
+
+        def ranked(depth: int) -> list[_Ranked]:
+            words = near = list[Candidate]()
+            if query.mode != "semantic":
+                words = keyword(conn, index, query.text, depth=depth, condition=condition)
+            if query.mode != "keyword" and vector is not None:
+                near = nearest(conn, index, vector, depth=depth, condition=condition)
+            return fuse(words, near, mode=query.mode)
+
+        return _page(conn, index, ranked, k=query.k, offset=query.offset, text=query.text)
+
+
+def embed(index: Index, query: Query, *, embedder: Embedder | None = None) -> Query:
+    """The query with its vector, where its mode needs one: the step of a search that needs no connection.
+
+    Raises FingerprintMismatch when the embedder is not the one that made the index.
+    """
+    if query.vector is not None:
+        return replace(query, vector=normalise(query.vector, dimensions=index.dimensions))
+    if query.mode == "keyword":
+        return query
+    embedder = checked_embedder(index, embedder)
+    if query.mode == "hybrid" and not embedder.speaks(query.text):
+        return query
+    return replace(query, vector=normalise(embedder.embed_query(query.text), dimensions=index.dimensions))
+
+
+def checked_embedder(index: Index, embedder: Embedder | None = None) -> Embedder:
+    """The index's own embedder, or the given one if it makes the same vectors. Raises FingerprintMismatch."""
+    embedder = embedder or embedders.load(index.embedder)
+    if embedder.fingerprint != index.fingerprint:
+        raise FingerprintMismatch(
+            f"index {index.name!r} holds vectors of {index.fingerprint}, this is {embedder.fingerprint}: rebuild the "
+            f"index with `datasette vec rebuild DB {index.name} --embedder {embedder.name}`, or search by keywords"
+        )
+    return embedder
+
+
+def similar(
+    conn: sqlite3.Connection,
+    index: Index,
+    key: Sequence[object],
+    *,
+    k: int = 10,
+    filters: Mapping[str, object] | None = None,
+    offset: int = 0,
+) -> list[Hit]:
+    """The documents nearest to that of a row, without the row itself, by the mean of its chunks' stored vectors.
+
+    No model is called. Raises DocumentNotFound when the table has no such row or it has no vector yet.
+    """
+    check_window(k, offset)
+    with mapped_errors():
+        spelled = key_to_path(key)
+        row = source.rows(conn, index, [key])[0] if len(key) == len(index.key) else None
+        if row is None:
+            raise DocumentNotFound(f"{index.table!r} has no row with the key {spelled}")
+        blobs = vectors_of(conn, index, key)
+        if not blobs:
+            raise DocumentNotFound(
+                f"row {spelled} of {index.table!r} has no vector: its text is empty or not indexed yet; "
+                f"run `datasette vec sync DB {index.name}`"
+            )
+        vector = normalise(np.mean([unpack(blob) for blob in blobs], axis=0), dimensions=index.dimensions)
+        condition = compile_filters(conn, index, filters or {})
+        own = {stored.id for stored in chunks_of(conn, index, [key])[0]}
+
+        def ranked(depth: int) -> list[_Ranked]:
+            found = nearest(conn, index, vector, depth=depth + 1, condition=condition)
+            return fuse([], [candidate for candidate in found if candidate.chunk_id not in own], mode="semantic")
+
+        return _page(conn, index, ranked, k=k, offset=offset)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ranked:
+    key: Key
+    chunk_id: int
+    score: float
+    why: Why
+
+
+def fuse(words: Sequence[Candidate], near: Sequence[Candidate], *, mode: Mode = "hybrid") -> list[_Ranked]:
+    """One ranking of both sides' candidates.
+
+    In hybrid mode each side's strengths (BM25, cosine) are stretched to 0..1 over its own candidates and added,
+    0.6 for meaning and 0.4 for words; a side without candidates leaves everything to the other. This convex
+    combination (Bruch et al. 2023, "An Analysis of Fusion Functions for Hybrid Retrieval") ranked better than reciprocal
+    rank fusion on the retrieval sets of `benchmarks`.
+    """
+    keyword_ranks = {c.key: KeywordRank(rank=rank, bm25=c.strength) for rank, c in enumerate(words, 1)}
+    semantic_ranks = {c.key: SemanticRank(rank=rank, cosine=c.strength) for rank, c in enumerate(near, 1)}
+    chunk_ids = {c.key: c.chunk_id for c in (*words, *near)}
+    weight = SEMANTIC_WEIGHT if words and near else float(bool(near))
+    stretched = [(_stretch(words), 1 - weight), (_stretch(near), weight)]
+    ranking = []
+    for key, chunk_id in chunk_ids.items():
+        fused = sum(share * strengths.get(key, 0.0) for strengths, share in stretched)
+        why = Why(keyword=keyword_ranks.get(key), semantic=semantic_ranks.get(key), fused=fused)
+        if mode == "semantic" and why.semantic:
+            score, why = why.semantic.cosine, replace(why, fused=None)
+        elif mode == "keyword" and why.keyword:
+            score, why = why.keyword.bm25, replace(why, fused=None)
+        else:
+            score = fused
+        ranking.append(_Ranked(key=key, chunk_id=chunk_id, score=score, why=why))
+    # Ties are broken by the better place on either side, then by age of the chunk, so that pages are stable.
+    ranking.sort(key=lambda r: (-r.score, r.chunk_id))
+    return ranking
+
+
+def _stretch(candidates: Sequence[Candidate]) -> dict[Key, float]:
+    if not candidates:
+        return {}
+    high, low = candidates[0].strength, candidates[-1].strength
+    span = (high - low) or 1.0
+    return {c.key: (c.strength - low) / span if high > low else 1.0 for c in candidates}
+
+
+def _page(
+    conn: sqlite3.Connection,
+    index: Index,
+    ranked: Callable[[int], list[_Ranked]],
+    *,
+    k: int,
+    offset: int,
+    text: str = "",
+) -> list[Hit]:
+    """Hits `offset` to `offset + k` of those that still are what was indexed, in an order that no page size changes."""
+    words = terms(text)
+    seen: set[Key] = set()
+    hits: list[Hit] = []
+    for depth in DEPTHS:
+        fresh = [candidate for candidate in ranked(depth) if candidate.key not in seen]
+        seen.update(candidate.key for candidate in fresh)
+        if hits:  # a deeper ranking stretches its scores anew; they may not pass those that stand before
+            fresh = [replace(candidate, score=min(candidate.score, hits[-1].score)) for candidate in fresh]
+        for start in range(0, len(fresh), DEPTHS[0]):
+            hits += _true_hits(conn, index, fresh[start : start + DEPTHS[0]], words)
+            if len(hits) >= offset + k:
+                return hits[offset : offset + k]
+    return hits[offset : offset + k]
+
+
+def _true_hits(
+    conn: sqlite3.Connection, index: Index, ranking: Sequence[_Ranked], words: Sequence[str]
+) -> Iterator[Hit]:
+    """The candidates whose row exists and still has the chunk's text at its place, as hits."""
+    chunks = chunks_by_id(conn, index, [candidate.chunk_id for candidate in ranking])
+    rows = source.rows(conn, index, [candidate.key for candidate in ranking])
+    for candidate, row in zip(ranking, rows, strict=True):
+        chunk = chunks.get(candidate.chunk_id)
+        if row is None or chunk is None:
+            continue
+        document = render(row, columns=index.columns, template=index.template)
+        if document[chunk.start : chunk.end] != chunk.text:
+            continue
+        yield Hit(
+            key=candidate.key,
+            score=candidate.score,
+            title=title(index, candidate.key, row),
+            snippet=snippet(chunk.text, words),
+            chunk=chunk,
+            row=row,
+            why=candidate.why,
+        )
+
+
+def title(index: Index, key: Key, row: Mapping[str, object]) -> str:
+    """What to call a document: a column named like a title, else the first of several indexed columns, else its key."""
+    by_name = {name.casefold(): name for name in row}
+    columns = [by_name[name] for name in _TITLES if name in by_name]
+    if len(index.columns) > 1:
+        columns.append(index.columns[0])
+    for column in columns:
+        value = row[column]
+        if isinstance(value, str | int | float) and str(value).strip():
+            return " ".join(str(value).split())[:200]
+    return ", ".join(map(str, key_to_json(key)))
+
+
+def snippet(text: str, words: Sequence[str]) -> str:
+    """About 240 characters of a chunk on one line, from a little before its first occurrence of a word."""
+    line = " ".join(text.split())
+    if len(line) <= SNIPPET_CHARACTERS:
+        return line
+    lowered = line.casefold()
+    places = [match.start() for word in words if (match := re.search(rf"\b{re.escape(word)}", lowered))]
+    start = max(0, min(places, default=0) - SNIPPET_CHARACTERS // 4)
+    start = min(start, len(line) - SNIPPET_CHARACTERS)
+    if start:
+        start = line.find(" ", start) + 1 or start
+    piece = line[start : start + SNIPPET_CHARACTERS]
+    if start + SNIPPET_CHARACTERS < len(line):
+        piece = piece.rpartition(" ")[0] or piece
+        piece += " …"
+    return f"… {piece}" if start else piece

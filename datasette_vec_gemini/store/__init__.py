@@ -1,0 +1,1 @@
+"""All SQL over an index. Nothing above this package writes SQL, nothing in it loads a model."""

@@ -1,0 +1,110 @@
+"""Filters in Datasette's grammar, `column` or `column__op`, as a condition on the source table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..domain import Index
+from ..driver import sqlite3
+from ..errors import ColumnNotFound, InvalidFilter
+from ..schema import key_names, listed, quote_identifier, source_key
+from . import source
+
+OPERATORS = ("exact", "not", "gt", "gte", "lt", "lte", "in", "isnull")
+_COMPARISONS = {"exact": "=", "not": "<>", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition on the keys of our tables, to be put after `where`, and its bound values."""
+
+    sql: str
+    values: tuple[object, ...]
+
+
+def compile_filters(conn: sqlite3.Connection, index: Index, filters: Mapping[str, object]) -> Condition | None:
+    """The condition that all filters hold now, in the source table itself; None without filters.
+
+    Raises InvalidFilter for an unknown column or operator and for a value that the operator cannot use.
+    """
+    if not filters:
+        return None
+    table = source.find(conn, index.table)
+    parts: list[str] = []
+    values: list[object] = []
+    for name, value in filters.items():
+        column, operator = _parse(table, name)
+        sql, bound = _condition(quote_identifier(column), operator, value, _converter(table.columns[column]), name)
+        parts.append(sql)
+        values += bound
+    keys = ", ".join(key_names(index))
+    selected = listed(source_key(index))
+    return Condition(
+        f"({keys}) in (select {selected} from {quote_identifier(table.name)} where {' and '.join(parts)})",
+        tuple(values),
+    )
+
+
+def _parse(table: source.Source, name: str) -> tuple[str, str]:
+    column, separator, operator = name.rpartition("__")
+    if not separator or operator not in OPERATORS:
+        column, operator = name, "exact"
+    try:
+        return table.column(column), operator
+    except ColumnNotFound as error:
+        hint = f"; operators are {', '.join(OPERATORS)}" if separator else ""
+        raise InvalidFilter(f"filter {name!r}: {error}{hint}") from None
+
+
+def _converter(declared_type: str) -> Callable[[object], object]:
+    """Text that reads as a number is compared as one where the column itself would not turn it into one."""
+    if declared_type:
+        return lambda value: value
+
+    def convert(value: object) -> object:
+        if isinstance(value, str):
+            for number in (int, float):
+                try:
+                    return number(value)
+                except ValueError:
+                    continue
+        return value
+
+    return convert
+
+
+def _condition(
+    column: str, operator: str, value: object, convert: Callable[[object], object], name: str
+) -> tuple[str, list[object]]:
+    if operator == "isnull":
+        text = str(value).strip().lower()
+        if text not in _TRUE + _FALSE:
+            raise InvalidFilter(f"filter {name!r} has the value {value!r}; write 1 or 0")
+        return (f"{column} is null" if text in _TRUE else f"{column} is not null"), []
+    if operator == "in":
+        items = _items(value, name)
+        return f"{column} in ({', '.join('?' * len(items))})", [convert(item) for item in items]
+    if value is None:
+        if operator not in {"exact", "not"}:
+            raise InvalidFilter(f"filter {name!r} has no value; for NULL write {name.rpartition('__')[0]}__isnull=1")
+        return (f"{column} is null" if operator == "exact" else f"{column} is not null"), []
+    if not isinstance(value, str | int | float | bytes):
+        raise InvalidFilter(f"filter {name!r} has a value of type {type(value).__name__}; use text or a number")
+    return f"{column} {_COMPARISONS[operator]} ?", [convert(value)]
+
+
+def _items(value: object, name: str) -> list[object]:
+    if isinstance(value, str):
+        if not value.startswith("["):
+            return [item.strip() for item in value.split(",")]
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InvalidFilter(f"filter {name!r} is not a JSON array: {error}") from error
+    items = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    if not items or len(items) > 1_000 or not all(isinstance(item, str | int | float | bytes) for item in items):
+        raise InvalidFilter(f"filter {name!r} needs 1 to 1,000 texts or numbers, as a JSON array or joined by commas")
+    return items

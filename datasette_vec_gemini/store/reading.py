@@ -1,0 +1,260 @@
+"""What an index holds: its chunks by key, its counts. Read only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..domain import Chunk, Index
+from ..driver import sqlite3
+from ..keys import Key
+from ..schema import key_names, listed, quote_identifier, source_key, triggers
+from . import source
+from .registry import has_table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredChunk:
+    """A chunk as it stands in the truth table, without its vector."""
+
+    id: int
+    digest: bytes
+    chunk: Chunk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """Rows of the source by what the index knows of them: rows = indexed + pending + failed + empty."""
+
+    rows: int
+    indexed: int
+    pending: int
+    failed: int
+    empty: int
+    chunks: int
+
+
+def has_vec(conn: sqlite3.Connection) -> bool:
+    """Whether this connection has sqlite-vec."""
+    try:
+        conn.execute("select vec_version()")
+    except sqlite3.OperationalError:
+        return False
+    return True
+
+
+def has_codes(conn: sqlite3.Connection, index: Index) -> bool:
+    """Whether the vec0 table of this generation exists (`drop --vec0-only` removes it)."""
+    return has_table(conn, index.object("codes"))
+
+
+def chunks_of(conn: sqlite3.Connection, index: Index, keys: Sequence[Sequence[object]]) -> list[list[StoredChunk]]:
+    """The chunks of each of these keys, in order of position."""
+    found: list[list[StoredChunk]] = [[] for _ in keys]
+    step = 8_000 // len(index.key)
+    for first in range(0, len(keys), step):
+        part = keys[first : first + step]
+        matches = " and ".join(f"c.{name} = wanted.{name}" for name in key_names(index))
+        cursor = conn.execute(
+            f"""
+            {source.wanted(index, len(part))}
+            select wanted.n, c.id, c.digest, c.position, c.start, c."end", c.text
+            from wanted cross join {quote_identifier(index.object("chunks"))} as c on {matches}
+            order by wanted.n, c.position
+            """,
+            [value for key in part for value in key],
+        )
+        for number, id_, digest, position, start, end, text in cursor:
+            chunk = Chunk(position=position, start=start, end=end, text=text)
+            found[first + number].append(StoredChunk(id=id_, digest=digest, chunk=chunk))
+    return found
+
+
+def chunks_by_id(conn: sqlite3.Connection, index: Index, ids: Sequence[int]) -> dict[int, Chunk]:
+    """Chunks by the ids that candidates carry; one that has gone meanwhile is left out."""
+    cursor = conn.execute(
+        f"""
+        select id, position, start, "end", text from {quote_identifier(index.object("chunks"))}
+        where id in ({", ".join("?" * len(ids))})
+        """,
+        ids,
+    )
+    return {
+        id_: Chunk(position=position, start=start, end=end, text=text) for id_, position, start, end, text in cursor
+    }
+
+
+def vectors_of(conn: sqlite3.Connection, index: Index, key: Sequence[object]) -> list[bytes]:
+    """The packed vectors of one document; those that are pending are left out."""
+    matches = " and ".join(f"{name} = ?" for name in key_names(index))
+    cursor = conn.execute(
+        f"""
+        select embedding from {quote_identifier(index.object("chunks"))}
+        where {matches} and embedding is not null order by position
+        """,
+        list(key),
+    )
+    return [embedding for (embedding,) in cursor]
+
+
+def count_chunks(conn: sqlite3.Connection, index: Index, *, only: str = "1") -> int:
+    """How many chunks fulfil the condition `only`."""
+    total: int = conn.execute(
+        f"select count(*) from {quote_identifier(index.object('chunks'))} where {only}"
+    ).fetchone()[0]
+    return total
+
+
+def count_queue(conn: sqlite3.Connection, index: Index) -> int:
+    """How many keys wait for the text stage."""
+    total: int = conn.execute(f"select count(*) from {quote_identifier(index.object('queue'))}").fetchone()[0]
+    return total
+
+
+def count_pending(conn: sqlite3.Connection, index: Index) -> int:
+    """How many documents are not searchable with their current text yet; costs nothing when none are."""
+    keys = ", ".join(key_names(index))
+    total: int = conn.execute(
+        f"""
+        select count(*) from (
+            select {keys} from {quote_identifier(index.object("queue"))}
+            union
+            select {keys} from {quote_identifier(index.object("chunks"))} where embedding is null and error is null
+        )
+        """
+    ).fetchone()[0]
+    return total
+
+
+def counts(conn: sqlite3.Connection, index: Index) -> Counts:
+    """Every row of the source in exactly one class, from one snapshot."""
+    table = quote_identifier(index.table)
+    chunks, queue = quote_identifier(index.object("chunks")), quote_identifier(index.object("queue"))
+    keys = ", ".join(key_names(index))
+    rows, pending, failed, empty = conn.execute(
+        f"""
+        with
+        waiting as materialized (
+            select {keys} from {queue} union select {keys} from {chunks} where embedding is null and error is null
+        ),
+        refused as materialized (
+            select {keys} from {chunks} where embedding is null and error is not null except select {keys} from waiting
+        )
+        select
+            (select count(*) from {table} as t where {source.has_key(index, of="t")}),
+            (select count(*) from waiting as w where exists (
+                select 1 from {table} as t where {source.matching(index, left="t", right="w")})),
+            (select count(*) from refused as r where exists (
+                select 1 from {table} as t where {source.matching(index, left="t", right="r")})),
+            (select count(*) from {table} as t where {source.has_key(index, of="t")}
+                and not exists (select 1 from {chunks} as c where {source.matching(index, left="t", right="c")})
+                and not exists (select 1 from waiting as w where {source.matching(index, left="t", right="w")}))
+        """
+    ).fetchone()
+    return Counts(
+        rows=rows,
+        indexed=rows - pending - failed - empty,
+        pending=pending,
+        failed=failed,
+        empty=empty,
+        chunks=count_chunks(conn, index),
+    )
+
+
+def failures(conn: sqlite3.Connection, index: Index, *, limit: int = 20) -> list[tuple[Key, str]]:
+    """Keys and reasons of chunks that the model refused."""
+    keys = ", ".join(key_names(index))
+    cursor = conn.execute(
+        f"""
+        select {keys}, error from {quote_identifier(index.object("chunks"))}
+        where embedding is null and error is not null order by id limit ?
+        """,
+        [limit],
+    )
+    return [(tuple(key), error) for *key, error in cursor]
+
+
+def wrong_triggers(conn: sqlite3.Connection, index: Index) -> dict[str, str]:
+    """Name -> right statement of those triggers that are missing or are not what they should be."""
+    expected = triggers(index)
+    installed = dict(
+        conn.execute(
+            f"""
+            select name, sql from sqlite_master
+            where type = 'trigger' and name in ({", ".join("?" * len(expected))})
+            """,
+            list(expected),
+        )
+    )
+    return {name: sql for name, sql in expected.items() if installed.get(name) != sql}
+
+
+def all_keys(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:
+    """The key of every row of the source that has one, and of every document whose row is gone, as a cursor."""
+    table, chunks = quote_identifier(index.table), quote_identifier(index.object("chunks"))
+    return conn.execute(
+        f"""
+        select {listed(source_key(index), of="t")} from {table} as t where {source.has_key(index, of="t")}
+        union select {", ".join(key_names(index))} from {chunks}
+        """
+    )
+
+
+def queued_keys(conn: sqlite3.Connection, index: Index) -> set[Key]:
+    """The keys that wait for the text stage."""
+    return {
+        tuple(key)
+        for key in conn.execute(f"select {', '.join(key_names(index))} from {quote_identifier(index.object('queue'))}")
+    }
+
+
+def texts(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:
+    """(id, text, digest) of every chunk, as a cursor."""
+    return conn.execute(f"select id, text, digest from {quote_identifier(index.object('chunks'))}")
+
+
+def embeddings(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:
+    """(id, packed vector) of every chunk that has one, as a cursor."""
+    return conn.execute(
+        f"select id, embedding from {quote_identifier(index.object('chunks'))} where embedding is not null order by id"
+    )
+
+
+def sampled_embeddings(conn: sqlite3.Connection, index: Index, count: int) -> list[tuple[int, bytes]]:
+    """(id, packed vector) of up to `count` chunks, evenly spread over the ids."""
+    chunks = quote_identifier(index.object("chunks"))
+    return conn.execute(
+        f"""
+        select id, embedding from {chunks} where embedding is not null
+        and id % max(1, (select count(*) from {chunks}) / :count) = 0 limit :count
+        """,
+        {"count": count},
+    ).fetchall()
+
+
+def unmatched_codes(conn: sqlite3.Connection, index: Index) -> list[int]:
+    """Ids that have a vector and no code, or a code and no vector."""
+    codes = {id_ for (id_,) in conn.execute(f"select id from {quote_identifier(index.object('codes'))}")}
+    chunks = quote_identifier(index.object("chunks"))
+    return sorted(codes ^ {id_ for (id_,) in conn.execute(f"select id from {chunks} where embedding is not null")})
+
+
+def count_keyword_entries(conn: sqlite3.Connection, index: Index) -> int:
+    """How many chunks the keyword index has entries for."""
+    total: int = conn.execute(f"select count(*) from {quote_identifier(index.object('fts') + '_docsize')}").fetchone()[
+        0
+    ]
+    return total
+
+
+def keyword_index_is_sound(conn: sqlite3.Connection, index: Index) -> bool:
+    """FTS5's own comparison of the index with the chunks; taken to hold where the file cannot be written."""
+    fts = quote_identifier(index.object("fts"))
+    try:
+        conn.execute(f"insert into {fts} ({fts}, rank) values ('integrity-check', 1)")
+    except sqlite3.DatabaseError as error:
+        return "malformed" not in str(error) and "corrupt" not in str(error)
+    finally:
+        if conn.in_transaction:  # the driver opens one before any insert; the check itself writes nothing
+            conn.rollback()
+    return True

@@ -1,0 +1,151 @@
+"""The user's table or view: what it looks like, and its rows by key. Read only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..domain import Index, KeyColumn
+from ..driver import sqlite3
+from ..errors import ColumnNotFound, InvalidKey, TableNotFound
+from ..schema import key_column, key_names, listed, quote_identifier, source_key
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A table or view as the database spells it: columns with their declared types, and its key (views have none)."""
+
+    name: str
+    is_view: bool
+    columns: dict[str, str]
+    key: tuple[KeyColumn, ...]
+
+    def column(self, name: str) -> str:
+        """The column as the table spells it. Raises ColumnNotFound with the names there are."""
+        for column in self.columns:
+            if column.casefold() == name.casefold():
+                return column
+        raise ColumnNotFound(f"{self.name!r} has no column {name!r}; it has {', '.join(self.columns)}")
+
+
+def find(conn: sqlite3.Connection, name: str) -> Source:
+    """Look a table or view up, in any case. Raises TableNotFound with the names there are."""
+    found = conn.execute(
+        "select name, type from sqlite_master where type in ('table', 'view') and name = ? collate nocase", [name]
+    ).fetchone()
+    if found is None:
+        there = [
+            row[0]
+            for row in conn.execute(
+                """
+                select name from sqlite_master where type in ('table', 'view') and substr(name, 1, 1) <> '_'
+                and substr(name, 1, 7) <> 'sqlite_' order by name limit 20
+                """
+            )
+        ]
+        raise TableNotFound(f"the database has no table or view {name!r}; it has {', '.join(there) or 'none at all'}")
+    information = conn.execute(
+        "select name, type, pk from pragma_table_xinfo(?) where hidden <> 1", [found[0]]
+    ).fetchall()
+    columns = {column: declared for column, declared, _ in information}
+    primary = [column for column, _, pk in sorted(information, key=lambda row: row[2]) if pk]
+    is_view = found[1] == "view"
+    key = () if is_view else _table_key(conn, found[0], columns, primary)
+    return Source(name=found[0], is_view=is_view, columns=columns, key=key)
+
+
+def _table_key(
+    conn: sqlite3.Connection, table: str, columns: dict[str, str], primary: Sequence[str]
+) -> tuple[KeyColumn, ...]:
+    if not primary:
+        taken = {column.casefold() for column in columns}
+        free = [alias for alias in ("rowid", "_rowid_", "oid") if alias not in taken]
+        if not free:
+            raise InvalidKey(f"the rows of {table!r} cannot be identified: give the table a primary key")
+        return (key_column(free[0], "INTEGER", "BINARY"),)
+    collations = dict(
+        conn.execute(
+            """
+            select x.name, x.coll from pragma_index_list(?) as l, pragma_index_xinfo(l.name) as x
+            where l.origin = 'pk' and x.key
+            """,
+            [table],
+        )
+    )
+    return tuple(key_column(name, columns[name], collations.get(name, "BINARY")) for name in primary)
+
+
+def view_key(conn: sqlite3.Connection, source: Source, names: Sequence[str]) -> tuple[KeyColumn, ...]:
+    """The key of a view from the columns the user names. Raises InvalidKey unless they identify its rows."""
+    if not names:
+        raise InvalidKey(
+            f"{source.name!r} is a view and has no key of its own: name the columns that identify a row (--key)"
+        )
+    key = tuple(key_column(name, source.columns[name], "BINARY") for name in map(source.column, names))
+    columns = listed([column.name for column in key])
+    duplicates = conn.execute(
+        f"""
+        select count(*) from (
+            select 1 from {quote_identifier(source.name)} group by {columns} having count(*) > 1
+        )
+        """
+    ).fetchone()[0]
+    if duplicates:
+        raise InvalidKey(
+            f"{', '.join(names)} cannot be the key of {source.name!r}: {duplicates:,} values stand in more than one row"
+        )
+    return key
+
+
+def matching(index: Index, *, left: str, right: str) -> str:
+    """The condition that a row of the source (`left`) and one of our tables (`right`) have the same key."""
+    return " and ".join(
+        f"{left}.{quote_identifier(column)} = {right}.{name}"
+        for column, name in zip(source_key(index), key_names(index), strict=True)
+    )
+
+
+def has_key(index: Index, *, of: str) -> str:
+    """The condition that a row of the source can be identified: no part of its key is NULL."""
+    return " and ".join(f"{of}.{quote_identifier(column)} is not null" for column in source_key(index))
+
+
+def wanted(index: Index, count: int) -> str:
+    """A `with` clause of `count` bound keys, numbered from 0 in column `n`."""
+    marks = ", ".join("?" * len(index.key))
+    values = ", ".join(f"({number}, {marks})" for number in range(count))
+    return f"with wanted (n, {', '.join(key_names(index))}) as (values {values})"
+
+
+def rows(
+    conn: sqlite3.Connection, index: Index, keys: Sequence[Sequence[object]], *, columns: Iterable[str] | None = None
+) -> list[Row | None]:
+    """The rows of these keys, in their order, None where there is none; all columns, or only some."""
+    found: list[Row | None] = [None] * len(keys)
+    # A statement takes at most 32,766 bound values.
+    step = 8_000 // len(index.key)
+    for start in range(0, len(keys), step):
+        part = keys[start : start + step]
+        selected = "t.*" if columns is None else listed(tuple(columns), of="t")
+        cursor = conn.execute(
+            f"""
+            {wanted(index, len(part))}
+            select wanted.n, {selected} from wanted cross join {quote_identifier(index.table)} as t
+            on {matching(index, left="t", right="wanted")}
+            """,
+            [value for key in part for value in key],
+        )
+        names = [description[0] for description in cursor.description[1:]]
+        for number, *values in cursor:
+            found[start + number] = dict(zip(names, values, strict=True))
+    return found
+
+
+def count(conn: sqlite3.Connection, index: Index) -> int:
+    """How many rows the source has that can be identified."""
+    total: int = conn.execute(
+        f"select count(*) from {quote_identifier(index.table)} as t where {has_key(index, of='t')}"
+    ).fetchone()[0]
+    return total

@@ -1,0 +1,85 @@
+"""Transactions, and the border where SQLite's errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlite_utils import Database
+
+from ..driver import sqlite3
+from ..errors import DatabaseUnavailable, ExtensionUnavailable, TransactionOpen
+
+
+def database(conn: sqlite3.Connection) -> Database:
+    """The connection as sqlite-utils sees it, with nothing switched on that the caller did not ask for."""
+    return Database(conn, recursive_triggers=False, execute_plugins=False)
+
+
+@contextmanager
+def transaction(conn: sqlite3.Connection) -> Iterator[None]:
+    """Write in one transaction, or in a savepoint of the one that is open; all or nothing.
+
+    The write lock is taken at once, so that waiting for it obeys busy_timeout and never fails half-way.
+    """
+    is_nested = conn.in_transaction
+    if is_nested:
+        with database(conn).atomic():
+            yield
+        return
+    conn.execute("begin immediate")
+    try:
+        yield
+        conn.execute("commit")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("rollback")
+        raise
+
+
+def refuse_open_transaction(conn: sqlite3.Connection) -> None:
+    """Raise TransactionOpen where the work that follows calls a model between its own short transactions."""
+    if conn.in_transaction:
+        raise TransactionOpen("the connection has an open transaction: commit it or roll it back, then try again")
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Turn what SQLite raises about the file or a missing module into our errors; other errors stay as they are."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        mapped = _mapped(error)
+        if mapped is None:
+            raise
+        raise mapped from error
+
+
+def _mapped(error: sqlite3.DatabaseError) -> Exception | None:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return DatabaseUnavailable(
+            "the database is locked by another program: wait until that has finished writing, then try again"
+        )
+    if "readonly" in text or "read-only" in text:
+        return DatabaseUnavailable(
+            "the database is read-only: make the file and its directory writable, or work on a copy"
+        )
+    if "not a database" in text:
+        return DatabaseUnavailable("the file is not a SQLite database: check the path")
+    if "malformed" in text:
+        return DatabaseUnavailable("the database file is damaged: restore a backup, or try sqlite3's .recover")
+    if "unable to open" in text:
+        return DatabaseUnavailable("the database cannot be opened: check the path and its permissions")
+    if "disk is full" in text or "disk I/O" in text:
+        return DatabaseUnavailable(f"the disk refused to read or write ({text}): free some space, then try again")
+    if "no such module: vec0" in text or "no such function: vec_" in text:
+        return ExtensionUnavailable(
+            "this connection has no sqlite-vec: open it with datasette_vec_gemini.connect(); "
+            "`datasette vec doctor` tells what this machine can do"
+        )
+    if "no such module: fts5" in text:
+        return ExtensionUnavailable(
+            "this SQLite was built without FTS5: pip install pysqlite3, which brings one with it"
+        )
+    return None

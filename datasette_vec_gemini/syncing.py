@@ -1,0 +1,295 @@
+"""Sync: bring an index up to its table, in two stages.
+
+Text, without any model: drain the queue, compare each row's document with its chunks, remove chunks whose text is gone
+and add new ones, so that keyword search is current. Vectors: claim chunks that have none, embed them with no
+transaction open, and write each vector only where its chunk still stands. Chunks are immutable, so nothing that happens
+to a row meanwhile can give it a vector of another text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import numpy as np
+
+from .chunking import covers, render, split
+from .domain import Embedder, Index, Progress, SyncReport
+from .driver import sqlite3
+from .errors import EmbedderError, EmbeddingFailed, ExtensionUnavailable, InvalidVector, TableNotFound
+from .keys import Key
+from .searching import checked_embedder
+from .store import reading, registry, source, writing
+from .store.transactions import mapped_errors, refuse_open_transaction, transaction
+from .store.writing import Change, Claimed
+from .vectors import Vector, int8_scale, normalise, pack, unpack
+
+TEXT_ROWS = 256
+TEXT_CHARACTERS = 4_000_000
+"""A batch of the text stage ends at so many rows or, after at least one row, so many characters."""
+LEASE_SECONDS = 300.0
+"""A claim whose process cannot be seen to have died is retaken after this time."""
+ATTEMPTS = 3
+"""A chunk that the model refused is tried again by so many syncs; `full` starts to count anew."""
+
+OnProgress = Callable[[Progress], None]
+
+
+def sync(
+    conn: sqlite3.Connection,
+    index: Index,
+    *,
+    embedder: Embedder | None = None,
+    full: bool = False,
+    on_progress: OnProgress | None = None,
+) -> SyncReport:
+    """Index what has changed since the last sync, and remove what is gone; running it again changes nothing.
+
+    `full` compares every row instead of trusting the triggers; that happens by itself when they were lost, or when rows
+    appeared or vanished behind them. Interrupted at any moment, the next sync goes on where this one stopped. Chunks
+    that another process is embedding are waited for. Raises TransactionOpen, FingerprintMismatch, EmbedderError,
+    DatabaseUnavailable, ExtensionUnavailable.
+    """
+    started = time.monotonic()
+    refuse_open_transaction(conn)
+    with mapped_errors():
+        index = registry.reread(conn, index)
+        run = _Run(conn, index, checked_embedder(index, embedder), on_progress or (lambda _: None))
+        if reading.has_codes(conn, index) and not reading.has_vec(conn):
+            raise ExtensionUnavailable(
+                f"index {index.name!r} has a vec0 table and this connection has no sqlite-vec: open it with "
+                "datasette_vec_gemini.connect(), or run `datasette vec drop DB INDEX --vec0-only` where that works"
+            )
+        run.sync_text(full=full)
+        run.sync_vectors()
+    return replace(run.report, seconds=time.monotonic() - started)
+
+
+def digest(text: str, fingerprint: str) -> bytes:
+    """Sixteen bytes of BLAKE2b over a chunk's text, keyed by the model's fingerprint: which vector it must have."""
+    key = hashlib.blake2b(fingerprint.encode(), digest_size=32).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+
+
+def plan_change(seq: int, key: Key, document: str, stored: Sequence[reading.StoredChunk], embedder: Embedder) -> Change:
+    """What has to happen to a document's chunks so that they are a cut of this text: nothing, if they are one."""
+    if covers(document, [old.chunk for old in stored]):
+        return Change(seq=seq, key=key)
+    wanted = {(chunk, digest(chunk.text, embedder.fingerprint)) for chunk in split(document, embedder)}
+    kept = {(old.chunk, old.digest) for old in stored} & wanted
+    return Change(
+        seq=seq,
+        key=key,
+        remove=[old.id for old in stored if (old.chunk, old.digest) not in kept],
+        add=sorted(wanted - kept, key=lambda pair: pair[0].position),
+    )
+
+
+@dataclass
+class _Run:
+    """One sync under way."""
+
+    conn: sqlite3.Connection
+    index: Index
+    embedder: Embedder
+    on_progress: OnProgress
+    report: SyncReport = field(default_factory=SyncReport)
+    # The process can be told from the name, the run from the token: two threads do not share claims.
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex}")
+
+    def count(self, **more: int) -> None:
+        self.report = replace(self.report, **{name: getattr(self.report, name) + n for name, n in more.items()})
+
+    def sync_text(self, *, full: bool) -> None:
+        conn, index = self.conn, self.index
+        self._prepare(full=full)
+        total = reading.count_queue(conn, index)
+        if total:
+            writing.begin_text_stage(conn)
+            try:
+                while self._sync_batch():
+                    self.on_progress(Progress(stage="text", done=min(self.report.documents, total), total=total))
+                with transaction(conn):
+                    writing.enqueue_orphans(conn, index)
+                while self._sync_batch():
+                    pass
+            finally:
+                writing.end_text_stage(conn)
+        seen = registry.observe(conn, index)
+        if seen != registry.checked(conn, index):
+            with transaction(conn):
+                registry.record(conn, index, seen)
+
+    def _prepare(self, *, full: bool) -> None:
+        """Mend what the queue depends on, and queue every row if it cannot be trusted."""
+        conn, index = self.conn, self.index
+        if not registry.has_table(conn, index.table):
+            raise TableNotFound(
+                f"the table {index.table!r} of index {index.name!r} is gone: create it again, or drop the index with "
+                f"`datasette vec drop DB {index.name}`"
+            )
+        table = source.find(conn, index.table)
+        for column in index.columns:
+            table.column(column)
+        reason = self._reason_for_distrust()
+        if reason:
+            self.report = replace(self.report, notes=(f"{reason}: every row was compared",))
+        retry = reading.count_chunks(conn, index, only="embedding is null and error is not null")
+        if full or reason or retry:
+            with transaction(conn):
+                writing.install_triggers(conn, index)
+                if full or reason:
+                    writing.enqueue_all(conn, index)
+                writing.retry_failures(conn, index, attempts=None if full else ATTEMPTS)
+
+    def _reason_for_distrust(self) -> str | None:
+        conn, index = self.conn, self.index
+        if index.is_view:
+            return "a view has no triggers"
+        if reading.wrong_triggers(conn, index):
+            return "the triggers on the table had been lost and were made again"
+        before = registry.checked(conn, index)
+        if before is None or before == (now := registry.observe(conn, index)):
+            return None
+        if index.has_rowid_key and now.schema_version != before.schema_version:
+            return "the table has no primary key and VACUUM or a change of the schema may have renumbered its rows"
+        if not reading.count_queue(conn, index) and not now.same_rows(before):
+            return "rows appeared or vanished without firing a trigger"
+        return None
+
+    def _sync_batch(self) -> bool:
+        """One batch of the text stage; tells whether the queue had anything."""
+        entries = writing.queued(self.conn, self.index, limit=TEXT_ROWS)
+        changes = self._plan(entries)
+        if changes:
+            with transaction(self.conn):
+                added, removed, reused = writing.apply_changes(self.conn, self.index, changes)
+            self.count(documents=len(changes), chunks_added=added, chunks_removed=removed, reused=reused)
+        return bool(changes)
+
+    def _plan(self, entries: Sequence[tuple[int, Key]]) -> list[Change]:
+        index, changes, characters = self.index, list[Change](), 0
+        for start in range(0, len(entries), 16):
+            part = entries[start : start + 16]
+            keys = [key for _, key in part]
+            rows = source.rows(self.conn, index, keys, columns=index.columns)
+            stored = reading.chunks_of(self.conn, index, keys)
+            for (seq, key), row, chunks in zip(part, rows, stored, strict=True):
+                document = render(row, columns=index.columns, template=index.template) if row else ""
+                changes.append(plan_change(seq, key, document, chunks, self.embedder))
+                characters += len(document)
+            if characters > TEXT_CHARACTERS:
+                break
+        return changes
+
+    def sync_vectors(self) -> None:
+        conn, index = self.conn, self.index
+        pending, failed = "embedding is null and error is null", "embedding is null and error is not null"
+        total, done = reading.count_chunks(conn, index, only=pending), 0
+        try:
+            while total:
+                now = time.time()
+                with transaction(conn):
+                    batch = writing.claim(
+                        conn,
+                        index,
+                        owner=self.owner,
+                        limit=self.embedder.batch_size,
+                        now=now,
+                        until=now + LEASE_SECONDS,
+                    )
+                if batch:
+                    self._embed(batch)
+                    done += len(batch)
+                    self.on_progress(Progress(stage="vectors", done=min(done, total), total=total))
+                elif not self._others_are_embedding():
+                    break
+        except BaseException:
+            with transaction(conn):
+                writing.release(conn, index, [self.owner])
+            raise
+        self.count(
+            failed=reading.count_chunks(conn, index, only=failed),
+            pending=reading.count_chunks(conn, index, only=pending),
+        )
+
+    def _embed(self, batch: Sequence[Claimed]) -> None:
+        """Give claimed chunks their vectors: those that some chunk of the same text has, the model's for the others."""
+        elders = [
+            generation
+            for generation in registry.generations(self.conn, self.index.name)
+            if generation.fingerprint == self.index.fingerprint and generation != self.index
+        ]
+        blobs = writing.owned(self.conn, [self.index, *elders], (claimed.digest for claimed in batch))
+        texts = {claimed.digest: claimed.text for claimed in batch if claimed.digest not in blobs}
+        reasons: dict[bytes, str] = {}
+        for key, outcome in zip(texts, self._vectors(list(texts.values())), strict=True):
+            if isinstance(outcome, str):
+                reasons[key] = outcome
+            else:
+                blobs[key] = pack(outcome)
+        with transaction(self.conn):
+            self._fix_scale(blobs)
+            written = [(claimed.id, blobs[claimed.digest]) for claimed in batch if claimed.digest in blobs]
+            writing.write_vectors(self.conn, self.index, written)
+            for claimed in batch:
+                if claimed.digest in reasons:
+                    writing.write_failure(self.conn, self.index, claimed.id, reasons[claimed.digest])
+        embedded = len(texts) - len(reasons)
+        self.count(embedded=embedded, reused=len(written) - embedded)
+
+    def _vectors(self, texts: list[str]) -> Iterator[Vector | str]:
+        """For each text its vector, or the reason why the model refuses it; found by halving the batch."""
+        if not texts:
+            return
+        try:
+            vectors = self.embedder.embed_documents(texts)
+            if vectors.shape != (len(texts), self.index.dimensions):
+                raise EmbedderError(
+                    f"{self.embedder.name} returned an array of shape {vectors.shape} for {len(texts)} texts of "
+                    f"{self.index.dimensions} dimensions"
+                )
+            yield from normalise(vectors, dimensions=self.index.dimensions)
+        except (EmbeddingFailed, InvalidVector) as error:
+            if len(texts) == 1:
+                yield str(error)
+                return
+            middle = len(texts) // 2
+            yield from self._vectors(texts[:middle])
+            yield from self._vectors(texts[middle:])
+
+    def _fix_scale(self, blobs: Mapping[bytes, bytes]) -> None:
+        if self.index.quantize == "int8" and self.index.int8_scale is None and blobs:
+            scale = int8_scale(np.stack([unpack(blob) for blob in blobs.values()]))
+            self.index = replace(self.index, int8_scale=scale)
+            registry.update(self.conn, self.index, int8_scale=scale)
+
+    def _others_are_embedding(self) -> bool:
+        """Free the chunks of processes that died and wait a moment for those that live; tells if any are claimed."""
+        claims = writing.claims(self.conn, self.index)
+        dead = [owner for owner in claims if has_died(owner)]
+        if dead:
+            with transaction(self.conn):
+                writing.release(self.conn, self.index, dead)
+        elif claims:
+            time.sleep(0.2)
+        return bool(claims)
+
+
+def has_died(owner: str) -> bool:
+    """Whether the process that made a claim is known to have ended; elsewhere than here nothing is known."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if os.name != "posix" or host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,103 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from datasette_vec_gemini import connect, create_index, load_embedder, sqlite3
+from datasette_vec_gemini.errors import EmbeddingFailed
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "test.db"
+
+
+@pytest.fixture
+def conn(path) -> Iterator[sqlite3.Connection]:
+    connection = connect(path, create=True)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def write(path) -> Callable[[str], None]:
+    """Run SQL in another process with the standard library's module, which has no extension loaded."""
+
+    def run(script: str) -> None:
+        program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.executescript(sys.argv[2]); c.close()"
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([sys.executable, "-c", program, str(path), script], check=True, env=environment)
+
+    return run
+
+
+class Recorder:
+    """The hashing embedder, which keeps every text it was asked for and can act while it embeds."""
+
+    batch_size = 4
+    chunk_overlap = 0
+    tokenizer = None
+    paid = False
+
+    def __init__(self, *, chunk_capacity: int = 2_000, name: str = "hashing@64") -> None:
+        self.inner = load_embedder(name)
+        self.name = name
+        self.fingerprint = self.inner.fingerprint
+        self.dimensions = self.inner.dimensions
+        self.chunk_capacity = chunk_capacity
+        self.texts: list[str] = []
+        self.batches: list[int] = []
+        self.refused: set[str] = set()
+        self.meanwhile: Callable[[], None] | None = None
+
+    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
+        if self.refused.intersection(texts):
+            raise EmbeddingFailed("the model refuses this text")
+        self.texts += texts
+        self.batches.append(len(texts))
+        if self.meanwhile:
+            self.meanwhile()
+        return self.inner.embed_documents(texts)
+
+    def embed_query(self, text: str) -> np.ndarray:
+        return self.inner.embed_query(text)
+
+    def speaks(self, text: str) -> bool:
+        return True
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def docs(conn):
+    """A table `docs` of five rows and an index on it, not synced yet."""
+    conn.executescript(
+        """
+        create table docs (id integer primary key, title text, body text, category text, slug text unique);
+        insert into docs values
+            (1, 'Dates', 'parse a date from text', 'time', 'dates'),
+            (2, 'Zones', 'convert a time zone', 'time', 'zones'),
+            (3, 'Tables', 'read comma separated values', 'data', 'tables'),
+            (4, 'Empty', null, 'data', 'empty'),
+            (5, null, '   ', null, null);
+        """
+    )
+    return create_index(conn, "docs", table="docs", columns=["title", "body"], embedder="hashing@64")
+
+
+@pytest.fixture
+def contents(conn) -> Callable[[], dict[str, list[tuple]]]:
+    """Everything that the database holds: its schema, and the rows of every table that is no virtual one."""
+
+    def read() -> dict[str, list[tuple]]:
+        schema = conn.execute("select type, name, sql from sqlite_master order by name").fetchall()
+        ordinary = [name for kind, name, sql in schema if kind == "table" and "virtual" not in sql.lower()]
+        return {"schema": schema} | {name: conn.execute(f'select * from "{name}"').fetchall() for name in ordinary}
+
+    return read
