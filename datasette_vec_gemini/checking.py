@@ -107,7 +107,10 @@ def verify(
             return found
         refuse_open_transaction(conn)
         with transaction(conn):
-            writing.forget_vectors(conn, index, _damaged_vectors(conn, index))
+            wrong = _wrong_digests(conn, index)
+            writing.set_digests(conn, index, wrong)
+            # A vector under another text's digest may be another text's vector.
+            writing.forget_vectors(conn, index, [*wrong, *_damaged_vectors(conn, index)])
             if reading.has_vec(conn):
                 writing.rebuild_codes(conn, index)
             writing.rebuild_fts(conn, index)
@@ -130,12 +133,14 @@ def _problems(conn: sqlite3.Connection, index: Index) -> Iterator[Problem]:
     for name in reading.wrong_triggers(conn, index):
         yield Problem(check="triggers", text=f"trigger {name} is missing or was changed")
     yield from _summed("documents", "rows whose chunks are not a cut of their text", _stale_keys(conn, index))
-    yield from _summed("digests", "chunks whose digest is not that of their text", _wrong_digests(conn, index))
-    yield from _summed("vectors", "vectors that are not unit vectors of the model", _damaged_vectors(conn, index))
+    yield from _summed("digests", "chunks whose digest is not that of their text", [*_wrong_digests(conn, index)])
+    damaged = _damaged_vectors(conn, index)
+    yield from _summed("vectors", "vectors that are not unit vectors of the model", damaged)
     yield from _keyword_problems(conn, index)
     if reading.has_vec(conn) and reading.has_codes(conn, index):
         yield from _summed("codes", "chunks whose code is missing or left over", reading.unmatched_codes(conn, index))
-        yield from _summed("neighbours", "vectors that do not find themselves", _lost_vectors(conn, index))
+        if not damaged:  # one vector of another length stops every search
+            yield from _summed("neighbours", "vectors that do not find themselves", _lost_vectors(conn, index))
 
 
 def _summed(check: str, what: str, found: list[Any]) -> Iterator[Problem]:
@@ -158,9 +163,13 @@ def _stale_keys(conn: sqlite3.Connection, index: Index) -> list[Key]:
     return stale
 
 
-def _wrong_digests(conn: sqlite3.Connection, index: Index) -> list[int]:
-    cursor = reading.texts(conn, index)
-    return [id_ for id_, text, stored in cursor if digest(text, index.fingerprint) != stored]
+def _wrong_digests(conn: sqlite3.Connection, index: Index) -> dict[int, bytes]:
+    """Id -> the digest that it should have."""
+    return {
+        id_: right
+        for id_, text, stored in reading.texts(conn, index)
+        if (right := digest(text, index.fingerprint)) != stored
+    }
 
 
 def _damaged_vectors(conn: sqlite3.Connection, index: Index) -> list[int]:

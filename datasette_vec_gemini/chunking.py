@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -46,16 +47,22 @@ def render(row: Mapping[str, object], *, columns: Sequence[str], template: str |
 def split(text: str, embedder: Embedder) -> list[Chunk]:
     """The chunks of a document, each within the embedder's window; none for a blank document.
 
-    Cuts fall on the largest boundary that fits (paragraph, sentence, word); neighbours share up to `chunk_overlap`.
-    White space at the ends of a chunk is not part of it.
+    Cuts fall on the largest boundary that fits (paragraph, sentence, word). The chunks of a document have about the
+    same length, because a short last one would be near to everything. White space at their ends is not part of them.
     """
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
     if start >= end:
         return []
-    stripped = text[start:end]
-    if _fits(stripped, embedder):
-        return [Chunk(position=0, start=start, end=end, text=stripped)]
-    pieces = _splitter(embedder.tokenizer, embedder.chunk_capacity, embedder.chunk_overlap).chunk_indices(text)
+    capacity = embedder.chunk_capacity
+    size = end - start
+    if size > capacity and embedder.tokenizer is not None:
+        size = len(embedder.tokenizer.encode(text, add_special_tokens=False).ids)
+    if size <= capacity:
+        return [Chunk(position=0, start=start, end=end, text=text[start:end])]
+    # A step of a sixteenth keeps the splitters few; a cut seldom falls just where it would be even.
+    step = max(1, capacity // 16)
+    even = size / math.ceil(size / capacity)
+    pieces = _splitter(embedder.tokenizer, min(capacity, math.ceil(even * 1.08 / step) * step)).chunk_indices(text)
     return [
         Chunk(position=position, start=offset, end=offset + len(piece), text=piece)
         for position, (offset, piece) in enumerate(pieces)
@@ -72,18 +79,10 @@ def covers(text: str, chunks: Iterable[Chunk]) -> bool:
     return not text[reached:].strip()
 
 
-def _fits(text: str, embedder: Embedder) -> bool:
-    if len(text) <= embedder.chunk_capacity:
-        return True
-    if embedder.tokenizer is None or len(text) > 40 * embedder.chunk_capacity:
-        return False
-    return len(embedder.tokenizer.encode(text, add_special_tokens=False).ids) <= embedder.chunk_capacity
-
-
-@lru_cache(maxsize=8)
-def _splitter(tokenizer: Tokenizer | None, capacity: int, overlap: int) -> TextSplitter:
+@lru_cache(maxsize=64)
+def _splitter(tokenizer: Tokenizer | None, capacity: int) -> TextSplitter:
     from semantic_text_splitter import TextSplitter
 
     if tokenizer is None:
-        return TextSplitter(capacity, overlap=overlap)
-    return TextSplitter.from_huggingface_tokenizer(tokenizer, capacity, overlap=overlap)
+        return TextSplitter(capacity)
+    return TextSplitter.from_huggingface_tokenizer(tokenizer, capacity)

@@ -414,8 +414,8 @@ def _print_hits(
         )
         return
     for rank, hit in enumerate(hits, offset + 1):
-        key = key_to_path(hit.key)
-        click.echo(f"{rank:>3}. {_printable(hit.title)}" + ("" if key == hit.title else f"  [{key}]"))
+        key = "" if hit.title == ", ".join(map(str, hit.key)) else f"  [{key_to_path(hit.key)}]"
+        click.echo(f"{rank:>3}. {_printable(hit.title)}{key}")
         click.echo(f"     {_printable(hit.snippet)}")
         click.echo(f"     {_reason(hit)}")
     if not hits:

@@ -261,11 +261,6 @@ class Embedder(Protocol):
         ...
 
     @property
-    def chunk_overlap(self) -> int:
-        """How much of it neighbouring chunks share, in the same unit."""
-        ...
-
-    @property
     def tokenizer(self) -> Tokenizer | None:
         """What counts a text's tokens."""
         ...

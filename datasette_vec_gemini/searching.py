@@ -17,10 +17,10 @@ from .keys import Key, key_to_json, key_to_path
 from .store import source
 from .store.filters import compile_filters
 from .store.keyword import keyword, terms
-from .store.nearest import Candidate, nearest
+from .store.nearest import Candidate, nearest, strengths
 from .store.reading import chunks_by_id, chunks_of, vectors_of
 from .store.transactions import mapped_errors
-from .vectors import normalise, unpack
+from .vectors import Vector, normalise, unpack
 
 DEPTHS = (100, MAX_HITS)
 """How many documents each side contributes: the second depth only serves pages beyond what the first one holds."""
@@ -50,9 +50,19 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
                 words = keyword(conn, index, query.text, depth=depth, condition=condition)
             if query.mode != "keyword" and vector is not None:
                 near = nearest(conn, index, vector, depth=depth, condition=condition)
+                near += _strengths_of_others(conn, index, vector, words, near)
             return fuse(words, near, mode=query.mode)
 
         return _page(conn, index, ranked, k=query.k, offset=query.offset, text=query.text)
+
+
+def _strengths_of_others(
+    conn: sqlite3.Connection, index: Index, vector: Vector, words: Sequence[Candidate], near: Sequence[Candidate]
+) -> list[Candidate]:
+    """The cosines of what only the keywords found, so that no hit is judged by one side for want of a look."""
+    found = {candidate.key for candidate in near}
+    others = [candidate for candidate in words if candidate.key not in found]
+    return sorted(strengths(conn, index, vector, others), key=lambda c: -c.strength) if others else []
 
 
 def embed(index: Index, query: Query, *, embedder: Embedder | None = None) -> Query:
@@ -128,19 +138,20 @@ class _Ranked:
 def fuse(words: Sequence[Candidate], near: Sequence[Candidate], *, mode: Mode = "hybrid") -> list[_Ranked]:
     """One ranking of both sides' candidates.
 
-    In hybrid mode each side's strengths (BM25, cosine) are stretched to 0..1 over its own candidates and added,
-    0.6 for meaning and 0.4 for words; a side without candidates leaves everything to the other. This convex
-    combination (Bruch et al. 2023, "An Analysis of Fusion Functions for Hybrid Retrieval") ranked better than reciprocal
-    rank fusion on the retrieval sets of `benchmarks`.
+    In hybrid mode a document's BM25 (0 where no word matches) and cosine are each stretched to 0..1 over all candidates
+    and added, 0.4 for words and 0.6 for meaning. Keywords' candidates come with their cosine, so that the scale of a
+    model's cosines does not matter. This convex combination (Bruch, Gai, Ingber 2023, "An Analysis of Fusion Functions
+    for Hybrid Retrieval") ranks better than reciprocal rank fusion on the sets of `benchmarks`.
     """
     keyword_ranks = {c.key: KeywordRank(rank=rank, bm25=c.strength) for rank, c in enumerate(words, 1)}
     semantic_ranks = {c.key: SemanticRank(rank=rank, cosine=c.strength) for rank, c in enumerate(near, 1)}
-    chunk_ids = {c.key: c.chunk_id for c in (*words, *near)}
+    chunk_ids = {c.key: c.chunk_id for c in (*near, *words)}
     weight = SEMANTIC_WEIGHT if words and near else float(bool(near))
-    stretched = [(_stretch(words), 1 - weight), (_stretch(near), weight)]
+    absent = [Candidate(key=key, chunk_id=0, strength=0.0) for key in chunk_ids if key not in keyword_ranks]
+    stretched = [(_stretch([*words, *absent]), 1 - weight), (_stretch(near), weight)]
     ranking = []
     for key, chunk_id in chunk_ids.items():
-        fused = sum(share * strengths.get(key, 0.0) for strengths, share in stretched)
+        fused = sum(share * values.get(key, 0.0) for values, share in stretched)
         why = Why(keyword=keyword_ranks.get(key), semantic=semantic_ranks.get(key), fused=fused)
         if mode == "semantic" and why.semantic:
             score, why = why.semantic.cosine, replace(why, fused=None)
@@ -149,17 +160,15 @@ def fuse(words: Sequence[Candidate], near: Sequence[Candidate], *, mode: Mode = 
         else:
             score = fused
         ranking.append(_Ranked(key=key, chunk_id=chunk_id, score=score, why=why))
-    # Ties are broken by the better place on either side, then by age of the chunk, so that pages are stable.
+    # Ties are broken by the age of the chunk, so that pages are stable.
     ranking.sort(key=lambda r: (-r.score, r.chunk_id))
     return ranking
 
 
 def _stretch(candidates: Sequence[Candidate]) -> dict[Key, float]:
-    if not candidates:
-        return {}
-    high, low = candidates[0].strength, candidates[-1].strength
-    span = (high - low) or 1.0
-    return {c.key: (c.strength - low) / span if high > low else 1.0 for c in candidates}
+    values = [candidate.strength for candidate in candidates]
+    high, low = max(values, default=0.0), min(values, default=0.0)
+    return {c.key: (c.strength - low) / (high - low) if high > low else 1.0 for c in candidates}
 
 
 def _page(
@@ -200,11 +209,12 @@ def _true_hits(
         document = render(row, columns=index.columns, template=index.template)
         if document[chunk.start : chunk.end] != chunk.text:
             continue
+        called = title(index, candidate.key, row)
         yield Hit(
             key=candidate.key,
             score=candidate.score,
-            title=title(index, candidate.key, row),
-            snippet=snippet(chunk.text, words),
+            title=called,
+            snippet=snippet(chunk.text.removeprefix(called) or chunk.text, words),
             chunk=chunk,
             row=row,
             why=candidate.why,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
+from sqlite_utils.db import quote_identifier
+
 from datasette_vec_gemini import connect, create_index, load_embedder, sqlite3
 from datasette_vec_gemini.errors import EmbeddingFailed
 
@@ -38,7 +40,6 @@ class Recorder:
     """The hashing embedder, which keeps every text it was asked for and can act while it embeds."""
 
     batch_size = 4
-    chunk_overlap = 0
     tokenizer = None
     paid = False
 
@@ -98,6 +99,8 @@ def contents(conn) -> Callable[[], dict[str, list[tuple]]]:
     def read() -> dict[str, list[tuple]]:
         schema = conn.execute("select type, name, sql from sqlite_master order by name").fetchall()
         ordinary = [name for kind, name, sql in schema if kind == "table" and "virtual" not in sql.lower()]
-        return {"schema": schema} | {name: conn.execute(f'select * from "{name}"').fetchall() for name in ordinary}
+        return {"schema": schema} | {
+            name: conn.execute(f"select * from {quote_identifier(name)}").fetchall() for name in ordinary
+        }
 
     return read

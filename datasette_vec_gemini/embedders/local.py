@@ -38,7 +38,6 @@ class LocalEmbedder:
     dimensions = 384
     batch_size = 64
     chunk_capacity = MAX_TOKENS - 2
-    chunk_overlap = 32
     paid = False
 
     def __init__(self) -> None:

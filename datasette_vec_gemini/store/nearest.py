@@ -23,6 +23,7 @@ from ..driver import sqlite3
 from ..keys import Key
 from ..schema import key_names, quote_identifier
 from ..vectors import Vector, pack, quantise_int8
+from . import source
 from .filters import Condition
 from .reading import has_codes, has_vec
 
@@ -58,6 +59,25 @@ def nearest(
         return _grow(search.exact, depth)
     found = _grow(search.coded, depth, limit=MAX_CODES)
     return found if len(found) >= depth else _grow(search.exact, depth)
+
+
+def strengths(
+    conn: sqlite3.Connection, index: Index, vector: Vector, candidates: Sequence[Candidate]
+) -> list[Candidate]:
+    """The same documents by their chunk nearest to the vector, in the same order; those without a vector are left out."""
+    keys = ", ".join(f"c.{name}" for name in key_names(index))
+    matches = " and ".join(f"c.{name} = wanted.{name}" for name in key_names(index))
+    cursor = conn.execute(
+        f"""
+        {source.wanted(index, len(candidates))}
+        select c.id, {keys}, c.embedding from wanted cross join {quote_identifier(index.object("chunks"))} as c
+        on {matches} where c.embedding is not null
+        """,
+        [value for candidate in candidates for value in candidate.key],
+    )
+    rows = [(id_, tuple(key), float(np.frombuffer(blob, "<f4") @ vector)) for id_, *key, blob in cursor]
+    best = {found.key: found for found in best_by_document(sorted(rows, key=lambda row: -row[2]), len(candidates))}
+    return [best[candidate.key] for candidate in candidates if candidate.key in best]
 
 
 def best_by_document(rows: Iterable[_Row], depth: int) -> list[Candidate]:
@@ -122,7 +142,7 @@ class _Search:
         """Exactly scored rows among the candidates of the codes: at least `limit` where there are so many."""
         if self.index.quantize == "bit":
             return self._two_pass(limit)
-        return self._scored("k = ?", limit, limit)
+        return self._scored("k = ?", limit)
 
     def _two_pass(self, limit: int) -> list[_Row]:
         neighbours = self._scored("k = ?", RADIUS_NEIGHBOURS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -328,6 +328,14 @@ def rebuild_codes(conn: sqlite3.Connection, index: Index) -> None:
 def drop_codes(conn: sqlite3.Connection, index: Index) -> None:
     """Remove only the vec0 table, so that programs without sqlite-vec open the file; search then reads the truth."""
     conn.execute(f"drop table if exists {quote_identifier(index.object('codes'))}")
+
+
+def set_digests(conn: sqlite3.Connection, index: Index, digests: Mapping[int, bytes]) -> None:
+    """Correct the digests of chunks, by id."""
+    conn.executemany(
+        f"update {quote_identifier(index.object('chunks'))} set digest = ? where id = ?",
+        [(digest, id_) for id_, digest in digests.items()],
+    )
 
 
 def forget_vectors(conn: sqlite3.Connection, index: Index, ids: Sequence[int]) -> None:
