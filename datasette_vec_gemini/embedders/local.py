@@ -36,7 +36,8 @@ class LocalEmbedder:
     name = "local"
     fingerprint = f"local/all-MiniLM-L6-v2-int8@384/{MODEL_SHA256[:12]}"
     dimensions = 384
-    batch_size = 64
+    # Sorted by length before they are padded: 64 cost a fifth more than 256, which is a few seconds of work.
+    batch_size = 256
     chunk_capacity = MAX_TOKENS - 2
     paid = False
 

@@ -1,0 +1,638 @@
+"""The search page and its JSON twin, driven through Datasette's own client, on 0.65 and on 1.0."""
+
+import hashlib
+import html
+import json
+import os
+import re
+import sqlite3 as standard_sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from datasette_vec_gemini import Query, connect, create_index, drop, find_index, search
+
+BODY = "create table docs (id integer primary key, body text);"
+
+
+def hrefs(page: str) -> list[str]:
+    """The links of the hits, in order."""
+    return [html.unescape(href) for href in re.findall(r'<h2 dir="auto"><a href="([^"]*)">', page)]
+
+
+def titles(page: str) -> list[str]:
+    return [html.unescape(title) for title in re.findall(r'<h2 dir="auto">(?:<a [^>]*>)?([^<]*)<', page)]
+
+
+def address(page: str, text: str) -> str | None:
+    """Where the link with this text leads."""
+    found = re.search(rf'<a [^>]*href="([^"]*)"[^>]*>{re.escape(text)}</a>', page)
+    return html.unescape(found[1]) if found else None
+
+
+def expected(file: Path, query: Query) -> list[dict]:
+    conn = connect(file, read_only=True)
+    try:
+        return [hit.to_dict() for hit in search(conn, find_index(conn, "docs"), query)]
+    finally:
+        conn.close()
+
+
+def cookies(datasette, actor: str = "root") -> dict[str, str]:
+    return {"ds_actor": datasette.sign({"a": {"id": actor}}, "actor")}
+
+
+def sql_url(datasette, sql: str) -> str:
+    path = "/library/-/query.json" if hasattr(datasette, "allowed") else "/library.json"
+    return f"{path}?{urlencode({'sql': sql, '_shape': 'arrays'})}"
+
+
+@pytest.mark.asyncio
+async def test_the_plugin_is_listed_with_its_templates_and_static_files(site) -> None:
+    plugins = (await site().client.get("/-/plugins.json")).json()
+    plugins = plugins if isinstance(plugins, list) else plugins["plugins"]
+    (plugin,) = [plugin for plugin in plugins if plugin["name"] == "datasette-vec-gemini"]
+    assert plugin["templates"]
+    assert plugin["static"]
+    assert {"prepare_connection", "register_routes", "table_actions"} <= set(plugin["hooks"])
+
+
+@pytest.mark.asyncio
+async def test_anonymous_visitors_get_a_form_that_works_without_scripts(site, library) -> None:
+    datasette = site(library)
+    for path in ("/library/-/vec/docs", "/library/-/vec/docs?q=+", "/library/-/vec/DOCS"):
+        response = await datasette.client.get(path)
+        assert response.status_code == 200
+        page = response.text
+        assert '<form class="core vec-form" action="/library/-/vec/docs" method="get" role="search">' in page
+        assert '<label for="vec-q">' in page
+        assert re.findall(r'type="radio" name="mode" value="(\w+)"( checked)?>', page) == [
+            ("hybrid", " checked"),
+            ("keyword", ""),
+            ("semantic", ""),
+        ]
+        assert 'role="status"' in page
+        assert titles(page) == []
+        stylesheet = re.search(r'href="(/-/static-plugins/[^"]*vec\.css)"', page)
+        assert stylesheet
+        assert (await datasette.client.get(stylesheet[1])).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_nothing_asked_is_nothing_found_in_json(site, library) -> None:
+    response = await site(library).client.get("/library/-/vec/docs.json")
+    assert response.status_code == 200
+    assert response.json() == {
+        "ok": True,
+        "query": "",
+        "index": "docs",
+        "mode": "hybrid",
+        "took_ms": 0.0,
+        "pending": 0,
+        "hits": [],
+        "next": None,
+        "notices": [],
+    }
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+async def test_page_and_json_show_what_the_library_finds(site, library, mode) -> None:
+    datasette = site(library)
+    hits = expected(library, Query("parse dates", k=4, mode=mode))
+    parameters = urlencode({"q": "parse dates", "mode": mode, "_size": 4})
+    body = (await datasette.client.get(f"/library/-/vec/docs.json?{parameters}")).json()
+    assert body.pop("took_ms") > 0
+    assert body == {
+        "ok": True,
+        "query": "parse dates",
+        "index": "docs",
+        "mode": mode,
+        "pending": 0,
+        "hits": hits,
+        "next": "4",
+        "notices": [],
+    }
+    page = (await datasette.client.get(f"/library/-/vec/docs?{parameters}")).text
+    assert titles(page) == [hit["title"] for hit in hits]
+    assert ("<mark>dates</mark>" in page) == (mode != "semantic")
+    assert f'value="{mode}" checked' in page
+    assert "model hashing@64" in page
+
+
+@pytest.mark.asyncio
+async def test_rows_that_wait_for_the_index_are_counted(site, library) -> None:
+    conn = connect(library)
+    conn.execute("insert into docs (title, body) values ('new', 'a new row')")
+    conn.commit()
+    conn.close()
+    datasette = site(library)
+    assert (await datasette.client.get("/library/-/vec/docs.json?q=dates")).json()["pending"] == 1
+    assert "1 row not indexed yet" in (await datasette.client.get("/library/-/vec/docs?q=dates")).text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("parameters", "filters"),
+    [
+        ({"category": "data"}, {"category": "data"}),
+        ({"year__gte": "2020", "category__not": "data"}, {"year__gte": 2020, "category__not": "data"}),
+        ({"id__in": "3,4,5"}, {"id__in": [3, 4, 5]}),
+        ({"title__isnull": "1"}, {"title__isnull": "1"}),
+        ({"TITLE": "dates 3"}, {"title": "dates 3"}),
+    ],
+)
+async def test_other_parameters_are_filters_in_the_grammar_of_every_door(site, library, parameters, filters) -> None:
+    datasette = site(library)
+    asked = urlencode({"q": "read number", "_size": 20, "_unknown": "x"} | parameters)
+    body = (await datasette.client.get(f"/library/-/vec/docs.json?{asked}")).json()
+    assert body["hits"] == expected(library, Query("read number", k=20, filters=filters))
+
+
+@pytest.mark.asyncio
+async def test_a_filter_stays_with_the_next_question_until_it_is_removed(site, library) -> None:
+    datasette = site(library)
+    page = (await datasette.client.get("/library/-/vec/docs?q=number&category=data&_size=2&_next=2")).text
+    assert re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', page) == [
+        ("category", "data"),
+        ("_size", "2"),
+    ]
+    assert address(page, "Remove") == "/library/-/vec/docs?q=number&_size=2"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+async def test_pages_show_every_hit_once_and_in_order(site, library, mode) -> None:
+    datasette = site(library)
+    everything = [hit["key"] for hit in expected(library, Query("parse a number", k=1000, mode=mode))]
+    assert len(everything) == 25
+    first = {"q": "parse a number", "mode": mode, "_size": "4"}
+
+    keys, following = [], ""
+    while following is not None:
+        body = (
+            await datasette.client.get(f"/library/-/vec/docs.json?{urlencode(first | {'_next': following})}")
+        ).json()
+        keys += [hit["key"] for hit in body["hits"]]
+        following = body["next"]
+    assert keys == everything
+
+    links, path = [], f"/library/-/vec/docs?{urlencode(first)}"
+    while path:
+        page = (await datasette.client.get(path)).text
+        assert f'<ol class="vec-hits" start="{len(links) + 1}">' in page
+        links += hrefs(page)
+        path = address(page, "Next page")
+    assert links == [f"/library/docs/{key}" for (key,) in everything]
+
+
+@pytest.mark.asyncio
+async def test_paging_ends_where_the_ranking_does_and_the_page_says_so(site, tmp_path, build) -> None:
+    values = ", ".join(f"({n}, 'word {n}')" for n in range(1_101))
+    file = build(tmp_path / "many.db", f"{BODY} insert into docs values {values};", columns=["body"])
+    datasette = site(file)
+    for parameters, following in [
+        ("_size=400", "400"),
+        ("_size=400&_next=400", None),  # a third page would reach deeper
+        ("_size=500&_next=500", None),
+        ("_size=1000", None),
+    ]:
+        body = (await datasette.client.get(f"/many/-/vec/docs.json?q=word&mode=keyword&{parameters}")).json()
+        assert (body["ok"], body["next"]) == (True, following)
+        page = (await datasette.client.get(f"/many/-/vec/docs?q=word&mode=keyword&{parameters}")).text
+        assert ("not ranked any deeper" in page) == (following is None)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"databases": {"library": {"tables": {"docs": {"allow": {"id": "root"}}}}}},
+        {"databases": {"library": {"allow": {"id": "root"}}}},
+        {"allow": {"id": "root"}},
+    ],
+    ids=["table", "database", "instance"],
+)
+async def test_a_private_table_is_answered_like_an_index_or_database_that_does_not_exist(
+    site, library, metadata
+) -> None:
+    datasette = site(library, metadata=metadata)
+    for ending in ("", "?q=dates", "?q=dates&_size=x", ".json", ".json?q=dates", ".json?q=dates&_size=x"):
+        answers = [
+            await datasette.client.get(f"{path}{ending}")
+            for path in ("/library/-/vec/docs", "/library/-/vec/absent", "/absent/-/vec/docs")
+        ]
+        assert [answer.status_code for answer in answers] == [404] * 3
+        assert len({(answer.headers["content-type"], answer.text) for answer in answers}) == 1
+        if ending.startswith(".json"):
+            assert {"ok": False, "status": 404}.items() <= answers[0].json().items()
+    seen = await datasette.client.get("/library/-/vec/docs.json?q=dates", cookies=cookies(datasette))
+    assert len(seen.json()["hits"]) == 10
+
+
+@pytest.mark.asyncio
+async def test_an_index_whose_table_is_gone_does_not_exist(site, library) -> None:
+    conn = connect(library)
+    conn.execute("drop table docs")
+    conn.execute("create table secret (x)")
+    conn.commit()
+    conn.close()
+    response = await site(library).client.get("/library/-/vec/docs.json?q=dates&category=time")
+    assert response.status_code == 404
+    assert "secret" not in response.text
+
+
+@pytest.mark.asyncio
+async def test_no_text_of_a_visitor_or_a_row_becomes_markup(site, tmp_path, build) -> None:
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
+    quoted = attack.replace("'", "''")
+    file = build(
+        tmp_path / "evil.db",
+        f"""
+        create table docs (id integer primary key, title text, body text, category text);
+        insert into docs values (1, '{quoted}', '{quoted} {quoted}', '{quoted}');
+        """,
+        columns=["title", "body"],
+    )
+    datasette = site(file)
+    for parameters in (
+        {"q": attack, "category": attack},
+        {"q": f"alert {attack}", "mode": attack},
+        {"q": attack, attack: attack},
+        {"q": attack, "_size": attack, "_next": attack},
+        {"q": attack, "id__isnull": attack},
+    ):
+        page = (await datasette.client.get(f"/evil/-/vec/docs?{urlencode(parameters)}")).text
+        assert "alert(1)" in html.unescape(re.sub(r"</?mark>", "", page))
+        assert "<script>alert" not in page
+        assert "<img" not in page
+        assert "\"'>" not in page
+    page = (await datasette.client.get(f"/evil/-/vec/docs?{urlencode({'q': 'alert'})}")).text
+    assert titles(page) == [attack]
+    assert "&lt;script&gt;<mark>alert</mark>(1)" in page
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("mode=best", "mode is 'best'"),
+        ("_size=0", "k is 0"),
+        ("_size=1001", "k is 1001"),
+        ("_size=ten", "_size is 'ten'"),
+        ("_size=" + "9" * 5_000, "_size is '999"),
+        ("_next=-1", "offset is -1"),
+        ("_next=x", "_next is 'x'"),
+        ("_next=1000", "ranked to a depth of 1,000"),
+        ("colour=red", "has no column 'colour'"),
+        ("year__like=2", "has no column 'year__like'"),
+        ("year__isnull=maybe", "write 1 or 0"),
+        ("year=1&year=2", "given twice"),
+        ("q=%00", "U+0000"),
+    ],
+)
+async def test_a_wrong_request_is_refused_with_the_reason(site, library, parameters, message) -> None:
+    datasette = site(library)
+    parameters = parameters if parameters.startswith("q=") else f"q=dates&{parameters}"
+    response = await datasette.client.get(f"/library/-/vec/docs.json?{parameters}")
+    assert response.status_code == 400
+    error = response.json().pop("error")
+    assert response.json() == {"ok": False, "error": error, "status": 400}
+    assert message in error
+    page = await datasette.client.get(f"/library/-/vec/docs?{parameters}")
+    assert page.status_code == 400
+    assert f'role="alert">{html.escape(error).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}</p>' in page.text
+    assert 'name="q"' in page.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("schema", "rows"),
+    [
+        ("id integer primary key, body text", "(1, 'word'), (-7, 'word')"),
+        (
+            "id text primary key, body text",
+            "('a/b', 'word'), ('a.json', 'word'), ('50% ~x', 'word'), ('a,b', 'word'), ('ü+\"?#&', 'word')",
+        ),
+        ("a text, b integer, body text, primary key (b, a)", "('x/y', 1, 'word'), ('', 2, 'word')"),
+        ("id real primary key, body text", "(1.5, 'word')"),
+        ("body text", "('word'), ('word again')"),
+    ],
+    ids=["integer", "text", "composite", "real", "rowid"],
+)
+async def test_a_hit_links_to_its_row(site, tmp_path, build, schema, rows) -> None:
+    file = build(
+        tmp_path / "keys.db", f'create table "a/b.c" ({schema}); insert into "a/b.c" values {rows};', table="a/b.c",
+        columns=["body"],
+    )  # fmt: skip
+    datasette = site(file)
+    response = await datasette.client.get("/keys/-/vec/docs?q=word&_size=100")
+    links = hrefs(response.text)
+    assert len(links) == rows.count("word")
+    assert len(set(links)) == len(links)
+    for link in links:
+        row = await datasette.client.get(link)
+        assert row.status_code == 200
+        assert "word" in row.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("create table t (id blob primary key, body text); insert into t values (x'ff00', 'word');", {"table": "t"}),
+        ("create table t (id text primary key, body text); insert into t values ('', 'word');", {"table": "t"}),
+        ("create table t (rowid text, body text); insert into t values ('7', 'word');", {"table": "t"}),
+        ("create view v as select 1 as id, 'word' as body;", {"table": "v", "key": ["id"]}),
+    ],
+    ids=["blob", "empty", "hidden-rowid", "view"],
+)
+async def test_a_hit_without_a_page_of_its_row_is_shown_without_a_link(site, tmp_path, build, script, options) -> None:
+    file = build(tmp_path / "keys.db", script, columns=["body"], **options)
+    page = (await site(file).client.get("/keys/-/vec/docs?q=word")).text
+    assert len(titles(page)) == 1
+    assert hrefs(page) == []
+
+
+@pytest.mark.asyncio
+async def test_a_table_or_view_with_an_index_links_to_its_search_page(site, tmp_path, build) -> None:
+    file = build(
+        tmp_path / "my.db-1.db",
+        f"{BODY} create table other (x); create view v as select 1 as id, 'word' as body;",
+        columns=["body"],
+    )
+    conn = connect(file)
+    create_index(conn, "of_view", table="v", columns=["body"], key=["id"], embedder="hashing@64")
+    conn.close()
+    datasette = site(file, settings={"base_url": "/under/"})
+    for table, index in [("docs", "docs"), ("v", "of_view")]:
+        page = (await datasette.client.get(f"/my~2Edb-1/{table}")).text
+        assert re.search(rf'href="/under/my~2Edb-1/-/vec/{index}"[^>]*>\s*Semantic search', page)
+    assert "/-/vec" not in (await datasette.client.get("/my~2Edb-1/other")).text
+
+    conn = connect(file)
+    create_index(conn, "second", table="docs", columns=["body"], embedder="hashing@64")
+    conn.close()
+    page = (await datasette.client.get("/my~2Edb-1/docs")).text
+    assert re.findall(r"Semantic search: (\w+)", page) == ["docs", "second"]
+
+
+@pytest.mark.asyncio
+async def test_every_link_of_the_page_keeps_the_base_url_and_the_encoded_database(site, tmp_path, build) -> None:
+    values = ", ".join(f"({n}, 'word {n}')" for n in range(12))
+    file = build(tmp_path / "my.db-1.db", f"{BODY} insert into docs values {values};", columns=["body"])
+    datasette = site(file, settings={"base_url": "/under/"})
+    response = await datasette.client.get("/my~2Edb-1/-/vec/docs?q=word&id__gte=0")
+    assert response.status_code == 200
+    page = response.text
+    links = [re.search(r'action="([^"]*/-/vec/docs)"', page)[1], *hrefs(page)]
+    links += [address(page, "Next page"), address(page, "Remove"), address(page, "json")]
+    assert len(links) == 14
+    for link in links:
+        assert link.startswith("/under/my~2Edb-1/")
+        assert (await datasette.client.get(link.removeprefix("/under"))).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_sql_has_sqlite_vec_and_semantic_search(site, library) -> None:
+    datasette = site(library)
+    response = await datasette.client.get(sql_url(datasette, "select vec_version()"))
+    assert response.json()["rows"][0][0].startswith("v0.1.")
+    sql = "select json_extract(value, '$.key[0]') from json_each(semantic_search('docs', 'parse dates', 4))"
+    response = await datasette.client.get(sql_url(datasette, sql))
+    assert response.json()["rows"] == [hit["key"] for hit in expected(library, Query("parse dates", k=4))]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("is_immutable", [True, False])
+async def test_opening_and_searching_leaves_a_file_as_it_is(site, library, is_immutable) -> None:
+    library.chmod(0o444)
+    before = hashlib.sha256(library.read_bytes()).hexdigest()
+    datasette = site(immutables=[str(library)]) if is_immutable else site(library)
+    response = await datasette.client.get("/library/-/vec/docs.json?q=parse+dates&category=time&_size=3")
+    assert (await datasette.client.get(sql_url(datasette, "select semantic_search('docs', 'x')"))).status_code == 200
+    assert hashlib.sha256(library.read_bytes()).hexdigest() == before
+    if is_immutable:  # else SQLite itself puts the -wal and -shm of a file in WAL mode beside it
+        assert [file.name for file in library.parent.iterdir()] == ["library.db"]
+    assert response.json()["hits"] == expected(library, Query("parse dates", k=3, filters={"category": "time"}))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [("fingerprint = 'hashing/other'", "holds vectors of hashing/other"), ("embedder = 'absent'", "no embedder")],
+)
+async def test_without_its_model_an_index_is_searched_by_words_and_says_why(site, library, change, reason) -> None:
+    conn = connect(library)
+    conn.execute(f"update _vec_indexes set {change}")
+    conn.commit()
+    conn.close()
+    datasette = site(library)
+    body = (await datasette.client.get("/library/-/vec/docs.json?q=parse+dates")).json()
+    assert (body["ok"], body["mode"]) == (True, "keyword")
+    assert body["hits"] == expected(library, Query("parse dates", mode="keyword"))
+    assert [reason in notice for notice in body["notices"]] == [True]
+    page = (await datasette.client.get("/library/-/vec/docs?q=parse+dates")).text
+    assert reason in page
+    assert 'value="hybrid" checked' in page
+
+    refused = await datasette.client.get("/library/-/vec/docs.json?q=parse+dates&mode=semantic")
+    assert refused.status_code == 503
+    assert reason in refused.json()["error"]
+    assert (await datasette.client.get("/library/-/vec/docs?q=parse+dates&mode=semantic")).status_code == 503
+
+
+@pytest.mark.asyncio
+async def test_a_query_in_a_language_that_the_model_does_not_know_says_so(site, tmp_path, build) -> None:
+    file = build(
+        tmp_path / "local.db", f"{BODY} insert into docs values (1, 'разбор даты');", columns=["body"], embedder="local"
+    )
+    body = (await site(file).client.get(f"/local/-/vec/docs.json?{urlencode({'q': 'даты'})}")).json()
+    assert [hit["key"] for hit in body["hits"]] == [[1]]
+    assert ["language" in notice for notice in body["notices"]] == [True]
+
+
+PROBE = """
+import threading
+from datasette_vec_gemini import hookimpl, load_embedder
+
+threads = []
+
+class Probe:
+    def __init__(self, paid):
+        self.inner, self.paid = load_embedder("hashing@64"), paid
+        self.name = "probe@paid" if paid else "probe"
+        for name in ("fingerprint", "dimensions", "batch_size", "chunk_capacity", "tokenizer"):
+            setattr(self, name, getattr(self.inner, name))
+
+    def embed_documents(self, texts):
+        return self.inner.embed_documents(texts)
+
+    def embed_query(self, text):
+        threads.append(threading.current_thread().name)
+        return self.inner.embed_query(text)
+
+    def speaks(self, text):
+        return True
+
+@hookimpl
+def register_embedders():
+    return {"probe": lambda rest: Probe(rest == "@paid")}
+"""
+ASK = """
+import asyncio, json, sys
+from datasette.app import Datasette
+from datasette_vec_gemini import connect, create_index, sync
+import probe
+
+file, embedder, mode = sys.argv[1:]
+conn = connect(file, create=True)
+conn.executescript("create table docs (id integer primary key, body text); insert into docs values (1, 'word');")
+sync(conn, create_index(conn, "docs", table="docs", columns=["body"], embedder=embedder))
+conn.close()
+body = asyncio.run(Datasette([file]).client.get(f"/probe/-/vec/docs.json?q=word&mode={mode}")).json()
+print(json.dumps([body, probe.threads]))
+"""
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Search one row with an embedder of a plugin of ours, in a new process; its answer and who embedded the query."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    information = tmp_path / "probe-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: probe\nVersion: 1\n")
+    (information / "entry_points.txt").write_text("[datasette_vec_gemini]\nprobe = probe\n")
+
+    def run(embedder: str, mode: str) -> tuple[dict, list[str]]:
+        command = [sys.executable, "-c", ASK, str(tmp_path / "probe.db"), embedder, mode]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        return json.loads(output.stdout)
+
+    return run
+
+
+def test_a_query_is_embedded_once_and_never_on_a_thread_that_runs_sql(ask) -> None:
+    body, threads = ask("probe", "hybrid")
+    assert [hit["key"] for hit in body["hits"]] == [[1]]
+    assert [name.startswith("asyncio_") for name in threads] == [True]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic"])
+def test_visitors_never_cause_costs(ask, mode) -> None:
+    body, threads = ask("probe@paid", mode)
+    assert threads == []
+    assert (body["mode"], [hit["key"] for hit in body["hits"]]) == ("keyword", [[1]])
+    assert ["cost" in notice for notice in body["notices"]] == [True]
+
+
+@pytest.mark.asyncio
+async def test_a_search_past_the_time_limit_is_stopped_and_says_so(site, tmp_path, build) -> None:
+    file = build(
+        tmp_path / "slow.db",
+        "create view v as select 1 as id, 'word' as body;",
+        table="v",
+        key=["id"],
+        columns=["body"],
+    )
+    conn = connect(file)
+    conn.executescript(
+        """
+        drop view v;
+        create view v as with recursive n (i) as (select 1 union all select i + 1 from n where i < 1e9)
+        select 1 as id, 'word' as body, (select count(*) from n) as number;
+        """
+    )
+    conn.close()
+    datasette = site(file, settings={"sql_time_limit_ms": 200})
+    response = await datasette.client.get("/slow/-/vec/docs.json?q=word")
+    assert response.status_code == 503
+    assert "the search took too long" in response.json()["error"]
+    page = await datasette.client.get("/slow/-/vec/docs?q=word")
+    assert page.status_code == 503
+    assert "the search took too long" in page.text
+
+
+@pytest.mark.slow  # SQLite waits five seconds for a lock
+@pytest.mark.asyncio
+async def test_a_locked_file_is_unavailable_and_not_an_accident(site, library) -> None:
+    conn = connect(library)
+    conn.execute("pragma journal_mode = delete").fetchone()  # in WAL mode readers never wait
+    datasette = site(library)
+    assert (await datasette.client.get("/library/-/vec/docs.json?q=dates")).status_code == 200
+    conn.execute("begin exclusive")
+    response = await datasette.client.get("/library/-/vec/docs.json?q=dates")
+    conn.close()
+    assert response.status_code == 503
+    assert "locked" in response.json()["error"]
+
+
+@pytest.mark.asyncio
+async def test_settings_of_the_table_stand_over_those_of_its_database_and_of_the_instance(site, library) -> None:
+    def block(**settings: object) -> dict:
+        return {"plugins": {"datasette-vec-gemini": settings}}
+
+    metadata = block(page_size=3, mode="keyword") | {
+        "databases": {"library": block(mode="semantic") | {"tables": {"docs": block(page_size=2)}}}
+    }
+    body = (await site(library, metadata=metadata).client.get("/library/-/vec/docs.json?q=dates")).json()
+    assert (body["mode"], len(body["hits"])) == ("semantic", 2)
+
+    metadata = {"databases": {"library": {"tables": {"docs": block(page_sise=2)}}}}
+    response = await site(library, metadata=metadata).client.get("/library/-/vec/docs.json")
+    assert response.status_code == 500
+    assert "table docs: there is no setting 'page_sise'" in response.json()["error"]
+
+
+@pytest.mark.asyncio
+async def test_json_may_be_read_from_other_sites_where_datasette_allows_it(site, library) -> None:
+    for cors in (True, False):
+        response = await site(library, cors=cors).client.get("/library/-/vec/docs.json?q=dates")
+        assert ("access-control-allow-origin" in response.headers) is cors
+
+
+def test_connections_that_take_no_extension_are_warned_of_once() -> None:
+    script = """
+from datasette_vec_gemini import sqlite3
+from datasette_vec_gemini.plugin import prepare_connection
+
+class WithoutExtensions(sqlite3.Connection):
+    @property
+    def enable_load_extension(self):
+        raise AttributeError
+
+for database in ("_internal", "a", "b"):
+    conn = sqlite3.connect(":memory:", factory=WithoutExtensions)
+    prepare_connection(conn=conn, database=database)
+    print(*conn.execute("select count(*) from pragma_function_list where name = 'semantic_search'").fetchone())
+    conn.close()
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert output.stdout.split() == ["0", "5", "5"]
+    assert output.stderr.count("sqlite-vec cannot be loaded") == 1
+    assert "datasette vec doctor" in output.stderr
+
+
+@pytest.mark.skipif(
+    hasattr(standard_sqlite3.Connection, "enable_load_extension"), reason="this Python's own sqlite3 loads extensions"
+)
+def test_a_python_that_cannot_load_extensions_searches_all_the_same(library) -> None:
+    conn = connect(library)
+    drop(conn, find_index(conn, "docs"), vec0_only=True)  # Datasette 1.0 does not start on a vec0 table without it
+    conn.close()
+    script = """
+import asyncio, json, sys
+sys.modules["pysqlite3"] = None  # as if it were not installed
+from datasette.app import Datasette
+datasette = Datasette([sys.argv[1]])
+print(asyncio.run(datasette.client.get("/library/-/vec/docs.json?q=parse+dates&mode=semantic")).text)
+"""
+    command = [sys.executable, "-c", script, str(library)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    found = [hit["key"] for hit in json.loads(output.stdout)["hits"]]
+    assert found == [hit["key"] for hit in expected(library, Query("parse dates", mode="semantic"))]
+    assert output.stderr.count("sqlite-vec cannot be loaded") == 1
