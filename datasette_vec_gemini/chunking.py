@@ -47,26 +47,34 @@ def render(row: Mapping[str, object], *, columns: Sequence[str], template: str |
 def split(text: str, embedder: Embedder) -> list[Chunk]:
     """The chunks of a document, each within the embedder's window; none for a blank document.
 
-    Cuts fall on the largest boundary that fits (paragraph, sentence, word). The chunks of a document have about the
-    same length, because a short last one would be near to everything. White space at their ends is not part of them.
+    Cuts fall on the largest boundary that fits (paragraph, sentence, word). None is much shorter than half of the
+    others, because a short last chunk would be near to everything. White space at their ends is not part of them.
     """
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
     if start >= end:
         return []
-    capacity = embedder.chunk_capacity
-    size = end - start
-    if size > capacity and embedder.tokenizer is not None:
-        size = len(embedder.tokenizer.encode(text, add_special_tokens=False).ids)
+    capacity, size = embedder.chunk_capacity, _size(text[start:end], embedder)
     if size <= capacity:
         return [Chunk(position=0, start=start, end=end, text=text[start:end])]
     # A step of a sixteenth keeps the splitters few; a cut seldom falls just where it would be even.
     step = max(1, capacity // 16)
     even = size / math.ceil(size / capacity)
     pieces = _splitter(embedder.tokenizer, min(capacity, math.ceil(even * 1.08 / step) * step)).chunk_indices(text)
+    if len(pieces) > 2 and 2 * len(pieces[-1][1]) < len(pieces[-2][1]):
+        # What every cut leaves over adds up to a short last chunk: it shares with the one before it.
+        shared = pieces[-2][0]
+        pieces[-2:] = [(shared + chunk.start, chunk.text) for chunk in split(text[shared:], embedder)]
     return [
         Chunk(position=position, start=offset, end=offset + len(piece), text=piece)
         for position, (offset, piece) in enumerate(pieces)
     ]
+
+
+def _size(text: str, embedder: Embedder) -> int:
+    """How long a text is in the embedder's unit, or an upper bound: no ASCII character is two tokens."""
+    if embedder.tokenizer is None or (len(text) <= embedder.chunk_capacity and text.isascii()):
+        return len(text)
+    return len(embedder.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def covers(text: str, chunks: Iterable[Chunk]) -> bool:

@@ -5,11 +5,10 @@ Exit codes: 0 all done, 1 error, 2 usage, 3 some rows failed, 4 quota or budget 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from . import checking, evaluating, indexing, searching
 from . import demo as demos
 from . import doctor as doctors
 from .connection import connect
-from .domain import MODES, QUANTIZERS, Hit, Index, Mode, Progress, Quantize, Query, SyncReport
+from .domain import MODES, QUANTIZERS, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
 from .errors import IndexNotFound, InvalidFilter, VecError
-from .keys import key_from_path, key_to_path
+from .keys import key_from_path
+from .printing import print_hits, print_json, print_report, printable, progress_bars
 from .store import reading, registry
-from .syncing import OnProgress
 from .syncing import sync as sync_index
 
 SOME_FAILED = 3
@@ -38,7 +37,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except VecError as error:
-            click.echo(f"Error: {_printable(str(error))}", err=True)
+            click.echo(f"Error: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\nStopped. What was finished is kept; the same command goes on from here.", err=True)
@@ -144,7 +143,7 @@ def search(
         chosen = _only(conn, name)
         started = time.perf_counter()
         hits = searching.search(conn, chosen, asked)
-        _print_hits(conn, chosen, hits, query=query, mode=mode, started=started, as_json=as_json, offset=offset)
+        print_hits(conn, chosen, hits, query=query, mode=mode, started=started, as_json=as_json, offset=offset)
 
 
 @vec.command()
@@ -161,7 +160,7 @@ def similar(db: Path, name: str, key: str, k: int, offset: int, filters: Sequenc
         chosen = _only(conn, name)
         started = time.perf_counter()
         hits = searching.similar(conn, chosen, key_from_path(key), k=k, filters=_parse_filters(filters), offset=offset)
-        _print_hits(conn, chosen, hits, query=key, mode="semantic", started=started, as_json=as_json, offset=offset)
+        print_hits(conn, chosen, hits, query=key, mode="semantic", started=started, as_json=as_json, offset=offset)
 
 
 @vec.command()
@@ -172,7 +171,7 @@ def status(db: Path, as_json: bool) -> None:
     with closing(connect(db, require_vec=False)) as conn:
         found = [checking.status(conn, each) for each in _chosen(conn, ())]
     if as_json:
-        _print_json([each.to_dict() for each in found])
+        print_json([each.to_dict() for each in found])
         return
     for each in found:
         click.echo(
@@ -183,7 +182,7 @@ def status(db: Path, as_json: bool) -> None:
             f"{each.empty:,} empty; {each.chunks:,} chunks"
         )
         for key, reason in each.failures:
-            click.echo(f"  failed: {key}: {_printable(reason)}")
+            click.echo(f"  failed: {key}: {printable(reason)}")
         for warning in each.warnings:
             click.echo(f"  note: {warning}")
 
@@ -198,7 +197,7 @@ def verify(db: Path, indexes: Sequence[str], repair: bool, as_json: bool) -> Non
     with closing(connect(db, require_vec=False)) as conn:
         found = {each.name: checking.verify(conn, each, repair=repair) for each in _chosen(conn, indexes)}
     if as_json:
-        _print_json(
+        print_json(
             {
                 name: [{"check": p.check, "text": p.text, "mended": p.mended} for p in problems]
                 for name, problems in found.items()
@@ -223,14 +222,14 @@ def verify(db: Path, indexes: Sequence[str], repair: bool, as_json: bool) -> Non
 def rebuild(db: Path, name: str, embedder: str | None, quantize: Quantize | None) -> None:
     """Make an index anew: its derived tables, or with another model or quantizer all of it, beside the one in use."""
     with closing(connect(db)) as conn:
-        with _progress() as on_progress:
+        with progress_bars() as on_progress:
             made, report = indexing.rebuild(
                 conn, _only(conn, name), embedder=embedder, quantize=quantize, on_progress=on_progress
             )
         click.echo(
             f"Index {made.name} is generation {made.generation}, embedder {made.embedder}, {made.quantize} codes"
         )
-        _print_report(made, report)
+        print_report(made, report)
         _finish(report)
 
 
@@ -260,7 +259,7 @@ def evaluate(db: Path, name: str, queries: Path, qrels: Path, as_json: bool) -> 
             conn, _only(conn, name), evaluating.read_queries(queries), evaluating.read_judgements(qrels)
         )
     if as_json:
-        _print_json(figures)
+        print_json(figures)
         return
     click.echo(f"{'mode':<10}{'nDCG@10':>9}{'recall@10':>11}   {int(figures['hybrid']['queries'])} queries")
     for mode, values in figures.items():
@@ -295,7 +294,7 @@ def demo(ctx: click.Context, path: Path, no_serve: bool, limit: int | None, port
             click.echo(f"\n$ datasette vec search {path} {question!r} -k 3")
             started = time.perf_counter()
             hits = searching.search(conn, made, Query(question, k=3))
-            _print_hits(conn, made, hits, query=question, mode="hybrid", started=started, as_json=False, offset=0)
+            print_hits(conn, made, hits, query=question, mode="hybrid", started=started, as_json=False, offset=0)
     if no_serve:
         return
     click.echo(f"\nSearch page: http://127.0.0.1:{port}/{path.stem}/-/vec/{made.name}  (Ctrl-C to stop)")
@@ -328,27 +327,17 @@ def _parse_filters(options: Sequence[str]) -> dict[str, object]:
         if not equals:
             raise InvalidFilter(f"filter {option!r} has no value: write COLUMN=VALUE or COLUMN__OP=VALUE")
         if name in parsed:
-            raise InvalidFilter(f"filter {name!r} is given twice: for several values write {name}__in=A,B")
+            column = name.partition("__")[0]
+            raise InvalidFilter(f"filter {name!r} is given twice: for several values write {column}__in=A,B")
         parsed[name] = value
     return parsed
 
 
 def _sync(conn: sqlite3.Connection, chosen: Index, *, full: bool = False) -> SyncReport:
-    with _progress() as on_progress:
+    with progress_bars() as on_progress:
         report = sync_index(conn, chosen, full=full, on_progress=on_progress)
-    _print_report(chosen, report)
+    print_report(chosen, report)
     return report
-
-
-def _print_report(chosen: Index, report: SyncReport) -> None:
-    reused = f", {report.reused:,} reused" if report.reused else ""
-    removed = f", {report.chunks_removed:,} chunks removed" if report.chunks_removed else ""
-    click.echo(
-        f"Synced {chosen.name}: {report.documents:,} documents read, {report.embedded:,} chunks embedded{reused}"
-        f"{removed}, {report.seconds:.1f} s"
-    )
-    for note in report.notes:
-        click.echo(f"  note: {note}")
 
 
 def _finish(*reports: SyncReport) -> None:
@@ -357,86 +346,3 @@ def _finish(*reports: SyncReport) -> None:
     if failed:
         click.echo(f"{failed:,} chunks failed; `datasette vec status DB` lists them with their reasons.", err=True)
         sys.exit(SOME_FAILED)
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress | None]:
-    """Bars with rate and ETA on stderr while it is a terminal; nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with ExitStack() as stack:
-        bars: dict[str, Any] = {}
-
-        def show(progress: Progress) -> None:
-            if progress.stage not in bars:
-                started = time.monotonic()
-                bars[progress.stage] = stack.enter_context(
-                    click.progressbar(
-                        length=progress.total,
-                        label={"text": "Reading  ", "vectors": "Embedding"}[progress.stage],
-                        show_pos=True,
-                        item_show_func=lambda done: f"{(done or 0) / max(time.monotonic() - started, 1e-3):,.0f}/s",
-                        file=sys.stderr,
-                    )
-                )
-            bar = bars[progress.stage]
-            bar.update(progress.done - bar.pos, progress.done)
-            if bar.finished:
-                bar.render_finish()
-
-        yield show
-
-
-def _print_hits(
-    conn: sqlite3.Connection,
-    chosen: Index,
-    hits: Sequence[Hit],
-    *,
-    query: str,
-    mode: Mode,
-    started: float,
-    as_json: bool,
-    offset: int,
-) -> None:
-    took_ms = round((time.perf_counter() - started) * 1000, 1)
-    pending = reading.count_pending(conn, chosen)
-    if as_json:
-        _print_json(
-            {
-                "query": query,
-                "index": chosen.name,
-                "mode": mode,
-                "took_ms": took_ms,
-                "pending": pending,
-                "hits": [hit.to_dict() for hit in hits],
-            }
-        )
-        return
-    for rank, hit in enumerate(hits, offset + 1):
-        key = "" if hit.title == ", ".join(map(str, hit.key)) else f"  [{key_to_path(hit.key)}]"
-        click.echo(f"{rank:>3}. {_printable(hit.title)}{key}")
-        click.echo(f"     {_printable(hit.snippet)}")
-        click.echo(f"     {_reason(hit)}")
-    if not hits:
-        click.echo("Nothing found.")
-    if pending:
-        click.echo(f"({pending:,} rows are not indexed yet: run `datasette vec sync`)", err=True)
-
-
-def _reason(hit: Hit) -> str:
-    parts = [f"score {hit.score:.3f}"]
-    if hit.why.keyword:
-        parts.append(f"words: #{hit.why.keyword.rank}, BM25 {hit.why.keyword.bm25:.2f}")
-    if hit.why.semantic:
-        parts.append(f"meaning: #{hit.why.semantic.rank}, cosine {hit.why.semantic.cosine:.3f}")
-    return " · ".join(parts)
-
-
-def _print_json(value: object) -> None:
-    click.echo(_printable(json.dumps(value, ensure_ascii=False, indent=2)))
-
-
-def _printable(text: str) -> str:
-    """Text that any terminal's encoding takes: lone surrogates, which no encoding has, become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -67,8 +67,10 @@ def prepare(conn: sqlite3.Connection, *, require_vec: bool = True) -> bool:
 
 
 def _load_vec(conn: sqlite3.Connection) -> None:
-    import sqlite_vec
-
+    try:
+        import sqlite_vec
+    except ImportError as error:
+        raise ExtensionUnavailable("sqlite-vec is not installed: pip install sqlite-vec") from error
     if not hasattr(conn, "enable_load_extension"):
         raise ExtensionUnavailable(f"the SQLite of this Python cannot load extensions ({_library()}): {_REMEDY}")
     try:
@@ -78,7 +80,9 @@ def _load_vec(conn: sqlite3.Connection) -> None:
         finally:
             conn.enable_load_extension(False)
     except sqlite3.Error as error:
-        raise ExtensionUnavailable(f"sqlite-vec could not be loaded into {_library()} ({error}): {_REMEDY}") from error
+        # SQLite's message begins with the path of the file.
+        reason = str(error).replace(sqlite_vec.loadable_path(), "vec0").replace(": ", ", ")
+        raise ExtensionUnavailable(f"sqlite-vec could not be loaded into {_library()} ({reason}): {_REMEDY}") from error
 
 
 _REMEDY = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from .errors import InvalidName, InvalidQuery
+from .errors import InvalidName, InvalidQuery, shown
 from .keys import Key, key_to_json
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ class Index:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidName(
-                f"{self.name!r} cannot be the name of an index: use a letter, then up to 62 letters, digits or "
+                f"{shown(self.name)} cannot be the name of an index: use a letter, then up to 62 letters, digits or "
                 "underscores (command line: --name)"
             )
         if self.quantize not in QUANTIZERS:
-            raise InvalidName(f"quantize is {self.quantize!r}; it can be {', '.join(QUANTIZERS)}")
+            raise InvalidName(f"quantize is {shown(self.quantize)}; it can be {', '.join(QUANTIZERS)}")
 
     def object(self, kind: Kind) -> str:
         """The name of one of this generation's tables."""
@@ -105,7 +106,7 @@ class Query:
     text: str
     k: int = field(default=10, kw_only=True)
     mode: Mode = field(default="hybrid", kw_only=True)
-    filters: Mapping[str, object] = field(default_factory=dict, kw_only=True)
+    filters: Mapping[str, object] = field(default_factory=dict, kw_only=True, hash=False)
     offset: int = field(default=0, kw_only=True)
     vector: NDArray[np.float32] | None = field(default=None, kw_only=True, compare=False)
 
@@ -113,7 +114,7 @@ class Query:
         check_text(self.text)
         check_window(self.k, self.offset)
         if self.mode not in MODES:
-            raise InvalidQuery(f"mode is {self.mode!r}; it can be {', '.join(MODES)}")
+            raise InvalidQuery(f"mode is {shown(self.mode)}; it can be {', '.join(MODES)}")
 
 
 def check_text(text: str) -> None:
@@ -132,10 +133,10 @@ def check_text(text: str) -> None:
 
 def check_window(k: int, offset: int) -> None:
     """Raise InvalidQuery unless 1 <= k, 0 <= offset and offset + k <= MAX_HITS."""
-    if not 1 <= k <= MAX_HITS:
-        raise InvalidQuery(f"k is {k}; it can be 1 to {MAX_HITS:,}")
-    if offset < 0:
-        raise InvalidQuery(f"offset is {offset}; it can be 0 or more")
+    if type(k) is not int or not 1 <= k <= MAX_HITS:
+        raise InvalidQuery(f"k is {shown(k)}; it can be 1 to {MAX_HITS:,}")
+    if type(offset) is not int or offset < 0:
+        raise InvalidQuery(f"offset is {shown(offset)}; it can be 0 or more")
     if offset + k > MAX_HITS:
         raise InvalidQuery(
             f"offset + k is {offset + k:,}; an answer is ranked to a depth of {MAX_HITS:,}: narrow it with filters"
@@ -184,7 +185,7 @@ class Hit:
     why: Why
 
     def to_dict(self) -> dict[str, Any]:
-        """The hit as every door prints it, ready for JSON but for BLOBs in `row`, which become `"<n bytes>"`."""
+        """The hit as every door prints it, ready for JSON: in `row` a BLOB is `"<n bytes>"`, and infinity null."""
         why = self.why
         return {
             "key": key_to_json(self.key),
@@ -192,15 +193,19 @@ class Hit:
             "title": self.title,
             "snippet": self.snippet,
             "chunk": {"position": self.chunk.position, "start": self.chunk.start, "end": self.chunk.end},
-            "row": {
-                name: f"<{len(value)} bytes>" if isinstance(value, bytes) else value for name, value in self.row.items()
-            },
+            "row": {name: _to_json(value) for name, value in self.row.items()},
             "why": {
                 "keyword": why.keyword and {"rank": why.keyword.rank, "bm25": why.keyword.bm25},
                 "semantic": why.semantic and {"rank": why.semantic.rank, "cosine": why.semantic.cosine},
                 "fused": why.fused,
             },
         }
+
+
+def _to_json(value: object) -> object:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,16 @@ the server. Errors of SQLite are mapped where public functions end (`store.trans
 
 from __future__ import annotations
 
+from reprlib import Repr
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: like `repr`, shortened in its middle so that the message stays one line."""
+    return _repr.repr(value)
+
 
 class VecError(Exception):
     """Base of all errors of this library; `exit_code` is what the command line ends with."""

@@ -6,10 +6,9 @@ that 1.0 can always be reached.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .domain import MODES, Embedder, Index, Mode, Query
@@ -23,7 +22,7 @@ Judgements = Mapping[str, Mapping[str, float]]
 def read_queries(path: Path) -> dict[str, str]:
     """Id -> text from JSON lines with `_id` and `text`. Raises UsageError with the line that is wrong."""
     queries = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         try:
             query = json.loads(line)
             queries[str(query["_id"])] = str(query["text"])
@@ -35,10 +34,16 @@ def read_queries(path: Path) -> dict[str, str]:
 def read_judgements(path: Path) -> dict[str, dict[str, float]]:
     """Query id -> document's key as text -> relevance from tab-separated `query-id`, `corpus-id`, `score`."""
     judgements: dict[str, dict[str, float]] = {}
-    for number, row in enumerate(csv.DictReader(_lines(path), delimiter="\t"), 2):
+    header: list[str] = []
+    for number, line in _lines(path):
+        values = line.split("\t")
+        if not header:
+            header = values
+            continue
         try:
-            judgements.setdefault(row["query-id"], {})[row["corpus-id"]] = float(row["score"])
-        except (KeyError, TypeError, ValueError) as error:
+            row = dict(zip(header, values, strict=True))
+            judgements.setdefault(_filled(row["query-id"]), {})[row["corpus-id"]] = _finite(row["score"])
+        except (KeyError, ValueError) as error:
             raise UsageError(
                 f"{path.name}, line {number}: expected the columns query-id, corpus-id and score ({error})"
             ) from error
@@ -79,8 +84,9 @@ def evaluate(
 
 
 def ndcg(ranking: Sequence[str], relevance: Mapping[str, float], *, k: int) -> float:
-    """Discounted gain of the first k divided by that of the ideal ranking."""
-    gained = sum(relevance.get(document, 0.0) / math.log2(rank + 1) for rank, document in enumerate(ranking[:k], 1))
+    """Discounted gain of the first k divided by that of the ideal ranking; a negative judgement gains nothing."""
+    gains = (max(0.0, relevance.get(document, 0.0)) for document in ranking[:k])
+    gained = sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
     ideal = sorted((score for score in relevance.values() if score > 0), reverse=True)[:k]
     return gained / sum(score / math.log2(rank + 1) for rank, score in enumerate(ideal, 1))
 
@@ -95,8 +101,27 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _lines(path: Path) -> list[str]:
+def _filled(text: str) -> str:
+    if not text:
+        raise ValueError("an empty query-id")
+    return text
+
+
+def _finite(text: str) -> float:
+    score = float(text)
+    if not math.isfinite(score):
+        raise ValueError(f"a score of {text}")
+    return score
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers as an editor counts them."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path.name} cannot be read as UTF-8 text: {error}") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path.name} cannot be read as UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise UsageError(f"{path.name} cannot be read as UTF-8 text: {error.strerror}") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, line.rstrip("\r")

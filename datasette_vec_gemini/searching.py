@@ -14,12 +14,12 @@ from .domain import MAX_HITS, Embedder, Hit, Index, KeywordRank, Mode, Query, Se
 from .driver import sqlite3
 from .errors import DocumentNotFound, FingerprintMismatch
 from .keys import Key, key_to_json, key_to_path
-from .store import source
+from .store import registry, source
 from .store.filters import compile_filters
 from .store.keyword import keyword, terms
 from .store.nearest import Candidate, nearest, strengths
 from .store.reading import chunks_by_id, chunks_of, vectors_of
-from .store.transactions import mapped_errors
+from .store.transactions import mapped_errors, snapshot
 from .vectors import Vector, normalise, unpack
 
 DEPTHS = (100, MAX_HITS)
@@ -39,7 +39,8 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
     are never shown. Nothing is written. Raises FingerprintMismatch, InvalidFilter, EmbedderError, DatabaseUnavailable.
     """
     prepared = embed(index, query, embedder=embedder)
-    with mapped_errors():
+    with mapped_errors(), snapshot(conn):
+        index = _current(conn, index)
         condition = compile_filters(conn, index, query.filters)
 
         vector = prepared.vector
@@ -54,6 +55,14 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
             return fuse(words, near, mode=query.mode)
 
         return _page(conn, index, ranked, k=query.k, offset=query.offset, text=query.text)
+
+
+def _current(conn: sqlite3.Connection, index: Index) -> Index:
+    """The generation that is active now, if its vectors can be asked with those of the one that was looked up."""
+    current = registry.reread(conn, index)
+    if current.fingerprint != index.fingerprint:
+        raise FingerprintMismatch(f"index {index.name!r} was rebuilt with {current.embedder} just now: ask again")
+    return current
 
 
 def _strengths_of_others(
@@ -105,7 +114,8 @@ def similar(
     No model is called. Raises DocumentNotFound when the table has no such row or it has no vector yet.
     """
     check_window(k, offset)
-    with mapped_errors():
+    with mapped_errors(), snapshot(conn):
+        index = _current(conn, index)
         spelled = key_to_path(key)
         row = source.rows(conn, index, [key])[0] if len(key) == len(index.key) else None
         if row is None:
@@ -239,7 +249,7 @@ def snippet(text: str, words: Sequence[str]) -> str:
     line = " ".join(text.split())
     if len(line) <= SNIPPET_CHARACTERS:
         return line
-    lowered = line.casefold()
+    lowered = line.lower()
     places = [match.start() for word in words if (match := re.search(rf"\b{re.escape(word)}", lowered))]
     start = max(0, min(places, default=0) - SNIPPET_CHARACTERS // 4)
     start = min(start, len(line) - SNIPPET_CHARACTERS)

@@ -30,7 +30,11 @@ def normalise(vectors: ArrayLike, *, dimensions: int) -> Vector:
 
     Raises InvalidVector for another shape, for NaN or infinity, and for zero, which has no direction.
     """
-    array = np.asarray(vectors, dtype=np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidVector(f"expected vectors of {dimensions} numbers, got something else: {error}") from error
     if array.ndim not in {1, 2} or array.shape[-1] != dimensions:
         raise InvalidVector(f"expected vectors of {dimensions} dimensions, got an array of shape {array.shape}")
     lengths = np.linalg.norm(array.astype(np.float64), axis=-1, keepdims=True)
@@ -48,7 +52,8 @@ def int8_scale(vectors: Vector) -> float:
     A 384-dimensional unit vector fills only a tenth of sqlite-vec's fixed `'unit'` range, which costs five points of
     recall; a scale of the index's own keeps it.
     """
-    return float(127.0 / np.quantile(np.abs(vectors), 0.9995))
+    magnitudes = np.abs(vectors)
+    return float(127.0 / (np.quantile(magnitudes, 0.9995) or magnitudes.max()))
 
 
 def quantise_int8(vector: Vector, *, scale: float) -> bytes:

@@ -1,1 +1,1 @@
-"""The MCP door."""
+"""The MCP server: the same index as tools for agents. It has no tools yet."""

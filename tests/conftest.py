@@ -1,15 +1,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
-
+from fakes import Recorder
 from sqlite_utils.db import quote_identifier
 
-from datasette_vec_gemini import connect, create_index, load_embedder, sqlite3
-from datasette_vec_gemini.errors import EmbeddingFailed
+from datasette_vec_gemini import connect, create_index, sqlite3
 
 
 @pytest.fixture
@@ -34,40 +32,6 @@ def write(path) -> Callable[[str], None]:
         subprocess.run([sys.executable, "-c", program, str(path), script], check=True, env=environment)
 
     return run
-
-
-class Recorder:
-    """The hashing embedder, which keeps every text it was asked for and can act while it embeds."""
-
-    batch_size = 4
-    tokenizer = None
-    paid = False
-
-    def __init__(self, *, chunk_capacity: int = 2_000, name: str = "hashing@64") -> None:
-        self.inner = load_embedder(name)
-        self.name = name
-        self.fingerprint = self.inner.fingerprint
-        self.dimensions = self.inner.dimensions
-        self.chunk_capacity = chunk_capacity
-        self.texts: list[str] = []
-        self.batches: list[int] = []
-        self.refused: set[str] = set()
-        self.meanwhile: Callable[[], None] | None = None
-
-    def embed_documents(self, texts: Sequence[str]) -> np.ndarray:
-        if self.refused.intersection(texts):
-            raise EmbeddingFailed("the model refuses this text")
-        self.texts += texts
-        self.batches.append(len(texts))
-        if self.meanwhile:
-            self.meanwhile()
-        return self.inner.embed_documents(texts)
-
-    def embed_query(self, text: str) -> np.ndarray:
-        return self.inner.embed_query(text)
-
-    def speaks(self, text: str) -> bool:
-        return True
 
 
 @pytest.fixture

@@ -264,6 +264,7 @@ def test_a_read_only_database_is_said_to_be_read_only(indexed, table, path):
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_said_to_be_locked(run, indexed, path):
     """Another process holds the write lock for longer than anybody waits."""
     program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('begin immediate'); print('held', flush=True); sys.stdin.read()"

@@ -1,4 +1,4 @@
-"""Whatever kills an indexer, wherever: the next sync needs no help, loses nothing, and pays again for one batch at most."""
+"""Whatever kills an indexer: the next sync needs no help, loses nothing, and pays again for one batch at most."""
 
 import subprocess
 import sys
@@ -77,9 +77,10 @@ def finish(process):
     return process.returncode, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [n / 24 for n in range(1, 24)])
-def test_killed_at_any_statement_of_a_sync(conn, table, indexer, path, tmp_path, share):
-    copy = tmp_path / "copy.db"
+def test_killed_at_any_statement_of_a_sync(conn, table, indexer, path, share):
+    copy = path.with_name("copy.db")
     conn.execute("vacuum into ?", [str(copy)])
     code, output = finish(indexer())
     assert code == 0

@@ -86,7 +86,7 @@ def test_an_unknown_embedder_is_refused_with_those_there_are(specification):
 
 
 @pytest.mark.parametrize(
-    "rest", ["@", "@0", "@8", "@65", "@-64", "@4104", "@64.0", "@64 ", "@64\n", "64", ":64", "@a", "@00064", "@64@64"]
+    "rest", ["@", "@0", "@8", "@65", "@-64", "@4104", "@64.0", "@64 ", "@64\n", ":64", "@a", "@00064", "@64@64"]
 )
 def test_the_hashing_embedder_says_which_dimensions_it_can_have(rest):
     with pytest.raises(UnknownEmbedder) as caught:
@@ -130,6 +130,7 @@ def test_hashing_finds_texts_near_by_the_share_of_their_words():
 
 
 @given(st.lists(TEXTS, max_size=5))
+@settings(deadline=None)
 def test_hashing_gives_any_text_the_same_unit_vector_alone_and_in_a_batch(texts):
     embedder = load_embedder("hashing")
     batch = embedder.embed_documents(texts)
@@ -192,7 +193,6 @@ def test_local_reads_a_text_up_to_its_window_and_no_further(local):
     assert local.embed_query("fish " * (local.chunk_capacity - 1)) @ local.embed_query(within) < 1.0
 
 
-@pytest.mark.xfail(reason="TypeError of the tokenizer comes through", strict=True, raises=TypeError)
 def test_local_fails_with_its_own_error_for_what_is_no_text(local):
     with pytest.raises(datasette_vec_gemini.VecError):
         local.embed_documents(["a lone surrogate: \ud83d"])
@@ -210,7 +210,7 @@ def test_local_fails_with_its_own_error_for_what_is_no_text(local):
         ("Как прочитать файл?", False),
         ("如何读取文件", False),
         ("한국어", False),
-        ("日本語 API", False),
+        ("日本語の API", False),
         ("URL адрес страницы", False),
         ("read the файл", True),
     ],
@@ -314,7 +314,6 @@ def test_a_plugins_embedder_is_found_and_gets_the_rest_of_its_specification(run,
     ]
 
 
-@pytest.mark.xfail(reason="threads that ask at the same time load it once each", strict=True)
 def test_threads_that_ask_at_the_same_time_share_one_embedder(run, install):
     install(
         """

@@ -1,6 +1,7 @@
 """Laws of search, against a brute-force oracle in numpy where there is something to compute."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from datasette_vec_gemini import (
     rebuild,
     search,
     similar,
+    sqlite3,
     sync,
     verify,
 )
@@ -26,8 +28,7 @@ from datasette_vec_gemini.store.filters import OPERATORS
 WORDS = [f"w{n}" for n in range(300)]
 
 
-@pytest.fixture
-def many(conn):
+def fill(conn):
     """300 rows of ten words each, a tenth of them in category c0, and an index on them."""
     rng = np.random.default_rng(7)
     conn.execute("create table t (id integer primary key, body text, category text, year integer, loose)")
@@ -39,6 +40,11 @@ def many(conn):
     index = create_index(conn, "t", table="t", columns=["body"], filter_columns=["category"], embedder="hashing@128")
     sync(conn, index)
     return index
+
+
+@pytest.fixture
+def many(conn):
+    return fill(conn)
 
 
 def oracle(conn, index, text, where="1"):
@@ -53,30 +59,28 @@ def ids(hits):
     return [hit.key[0] for hit in hits]
 
 
-@pytest.fixture(params=["exact", "two-pass", "int8", "float32", "no vec0 table", "no extension"])
-def way(request, conn, many, path):
+@pytest.fixture(scope="module", params=["exact", "two-pass", "int8", "float32", "no vec0 table", "no extension"])
+def way(request, tmp_path_factory):
     """(connection, index) for each way of the planner; the coded ways need more rows than an exact scan takes."""
+    path = tmp_path_factory.mktemp("way") / "way.db"
+    conn = connect(path, create=True)
+    index = fill(conn)
     if request.param in {"two-pass", "int8", "float32"}:
-        extra = nearest.EXACT_MATCHES + 1
+        extra = range(1_000, 1_001 + nearest.EXACT_MATCHES)
         conn.executemany(
-            "insert into t (id, body, category) values (?, ?, 'far')",
-            [(1_000 + n, f"far{n} away{n}") for n in range(extra)],
+            "insert into t (id, body, category) values (?, ?, 'far')", [(n, f"far{n - 1000} away{n}") for n in extra]
         )
         conn.commit()
-        sync(conn, many)
-        index = many if request.param == "two-pass" else rebuild(conn, many, quantize=request.param)[0]
-        yield conn, index
-        return
+        sync(conn, index)
+    if request.param in {"int8", "float32"}:
+        index, _ = rebuild(conn, index, quantize=request.param)
     if request.param in {"no vec0 table", "no extension"}:
-        drop(conn, many, vec0_only=True)
-    if request.param != "no extension":
-        yield conn, many
-        return
-    from datasette_vec_gemini import sqlite3
-
-    plain = sqlite3.connect(path)
-    yield plain, many
-    plain.close()
+        drop(conn, index, vec0_only=True)
+    if request.param == "no extension":
+        conn.close()
+        conn = sqlite3.connect(path)
+    yield conn, index
+    conn.close()
 
 
 def test_every_way_of_the_planner_finds_the_nearest_with_their_exact_cosines(way):
@@ -198,7 +202,7 @@ def test_a_filter_sees_the_row_as_it_is_now(conn, many):
         "'; drop table t",
         "(" * 500,
         "w1 " * 3_000,
-        "ＷＩＤＥ",
+        "\uff37\uff29\uff24\uff25",
         "\u202e",
         "é",
         "a.b.c",
@@ -380,3 +384,28 @@ def test_a_read_only_connection_searches(conn, many, path):
     other = connect(path, read_only=True)
     assert ids(search(other, many, Query("w1 w2"))) == ids(search(conn, many, Query("w1 w2")))
     other.close()
+
+
+def test_searches_and_rebuilds_do_not_disturb_each_other(conn, many, path):
+    expected = ids(search(conn, many, Query("w1 w2 w3")))
+    stop, failures, answers = threading.Event(), [], []
+
+    def ask():
+        reader = connect(path)
+        while not stop.is_set():
+            try:
+                answers.append(ids(search(reader, find_index(reader, "t"), Query("w1 w2 w3"))))
+            except Exception as error:  # noqa: BLE001 - every failure is what is looked for
+                failures.append(error)
+        reader.close()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    index = many
+    for quantize in ("int8", "bit", "float32", "bit", "int8", "bit"):
+        index, _ = rebuild(conn, index, quantize=quantize)
+    stop.set()
+    asking.join()
+    assert failures == []
+    assert len(answers) > 1
+    assert all(answer == expected for answer in answers)

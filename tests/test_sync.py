@@ -1,5 +1,7 @@
 """Laws of sync: whatever happens to the table, the index ends as if it had been built anew, and buys nothing twice."""
 
+import threading
+
 import pytest
 
 from datasette_vec_gemini import Query, connect, create_index, find_index, load_embedder, search, status, sync, verify
@@ -366,21 +368,23 @@ def test_a_row_that_changes_while_its_embedding_is_in_flight_never_gets_the_old_
 
 
 def test_a_row_deleted_and_synced_by_another_indexer_meanwhile_leaves_no_orphan(conn, docs, recorder, path):
-    def meanwhile():
-        recorder.meanwhile = None
-        with connect(path) as other:
-            other.execute("delete from docs where id = 1")
-            other.commit()
-            other.execute("update docs set body = 'zebra' where id = 2")
-            other.commit()
-            run = __import__("datasette_vec_gemini.syncing", fromlist=["_Run"])._Run(
-                other, docs, recorder, lambda _: None
-            )
-            run.sync_text(full=False)
+    text_is_done = threading.Event()
+
+    def sync_too():
+        other = connect(path)
+        other.executescript("delete from docs where id = 1; update docs set body = 'zebra' where id = 2")
+        sync(other, docs, on_progress=lambda progress: text_is_done.set())
         other.close()
 
+    def meanwhile():
+        recorder.meanwhile = None
+        another.start()
+        assert text_is_done.wait(20)
+
+    another = threading.Thread(target=sync_too)
     recorder.meanwhile = meanwhile
     sync(conn, docs, embedder=recorder)
+    another.join(20)
     assert "[1]" not in texts(conn, docs)
     assert verify(conn, docs) == []
     assert keys(conn, docs, "zebra", k=1) == [(2,)]

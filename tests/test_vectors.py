@@ -95,7 +95,6 @@ def test_zero_is_refused_in_any_row():
         pytest.param([[1.0, 2.0], [3.0]], id="ragged"),
     ],
 )
-@pytest.mark.xfail(reason="numpy's own ValueError or RuntimeWarning comes through", strict=True)
 def test_what_cannot_be_float32_is_an_invalid_vector(vectors):
     with pytest.raises(InvalidVector):
         normalise(vectors, dimensions=2)
@@ -123,7 +122,6 @@ def test_the_int8_scale_spreads_nearly_all_values_over_the_range():
     assert 0.0004 < (magnitudes > 127).mean() < 0.0006
 
 
-@pytest.mark.xfail(reason="where less than 0.05 % of the values are not zero the scale is infinite", strict=True)
 def test_the_int8_scale_of_sparse_vectors_is_finite():
     sparse = np.eye(4_096, dtype=np.float32)[:10]
     assert np.isfinite(int8_scale(sparse))

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from conftest import Recorder
+from fakes import Recorder
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from functools import lru_cache
 
 from pluggy import PluginManager
 
 from .. import hookspecs
 from ..domain import Embedder
-from ..errors import UnknownEmbedder
+from ..errors import UnknownEmbedder, shown
 
 _SPECIFICATION = re.compile(r"([A-Za-z0-9_-]+)(.*)", re.DOTALL)
 
@@ -46,14 +47,21 @@ def factories() -> dict[str, hookspecs.EmbedderFactory]:
     return found
 
 
-@lru_cache(maxsize=16)
+_loaded: dict[str, Embedder] = {}
+_lock = threading.RLock()  # a factory may load the embedder that it wraps
+
+
 def load(specification: str) -> Embedder:
     """The embedder, loaded once in a process and shared by its threads.
 
     Raises UnknownEmbedder with the names there are, or EmbedderUnavailable.
     """
-    match = _SPECIFICATION.fullmatch(specification)
-    factory = factories().get(match[1]) if match else None
-    if match is None or factory is None:
-        raise UnknownEmbedder(f"there is no embedder {specification!r}; there are: {', '.join(sorted(factories()))}")
-    return factory(match[2])
+    with _lock:
+        if specification not in _loaded:
+            match = _SPECIFICATION.fullmatch(specification)
+            factory = factories().get(match[1]) if match else None
+            if match is None or factory is None:
+                there = ", ".join(sorted(factories()))
+                raise UnknownEmbedder(f"there is no embedder {shown(specification)}; there are: {there}")
+            _loaded[specification] = factory(match[2])
+        return _loaded[specification]

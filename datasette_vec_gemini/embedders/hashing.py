@@ -1,7 +1,7 @@
 """`hashing[@DIMENSIONS]`: a deterministic embedder for tests and documentation that needs no model.
 
-Each word, lower-cased, stands for a direction of +1 and -1 by the bits of SHAKE-256 of its UTF-8 (0 is -1); a text is the
-sum over its words, of unit length. The cosine of two texts is about the share of words that they have in common
+Each word, lower-cased, stands for a direction of +1 and -1 by the bits of SHAKE-256 of its UTF-8 (0 is -1); a text is
+the sum over its words, of unit length. The cosine of two texts is about the share of words that they have in common
 (Charikar 2002, "Similarity Estimation Techniques from Rounding Algorithms"); it knows nothing of meaning.
 """
 

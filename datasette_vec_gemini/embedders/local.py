@@ -42,8 +42,10 @@ class LocalEmbedder:
     paid = False
 
     def __init__(self) -> None:
-        from tokenizers import Tokenizer
-
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise EmbedderUnavailable(f"the local model needs {error.name}: {_REINSTALL} tokenizers") from error
         definition = _verified(_TOKENIZER, TOKENIZER_SHA256).decode()
         self.tokenizer = Tokenizer.from_str(definition)
         self.tokenizer.no_padding()
@@ -56,7 +58,10 @@ class LocalEmbedder:
 
     def embed_documents(self, texts: Sequence[str]) -> Vector:
         """Mean-pooled vectors of unit length; eight texts of like length at a time bound memory and padding."""
-        encodings = self._truncating.encode_batch(list(texts))
+        try:
+            encodings = self._truncating.encode_batch(list(texts))
+        except TypeError as error:
+            raise EmbeddingFailed("a text holds a lone surrogate, which is no character") from error
         order = np.argsort([len(encoding.ids) for encoding in encodings], kind="stable")
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         for start in range(0, len(order), 8):

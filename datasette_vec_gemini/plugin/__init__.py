@@ -28,11 +28,11 @@ def register_commands(cli: click.Group) -> None:
 
 
 @hookimpl
-def prepare_connection(conn: sqlite3.Connection, database: str) -> None:
+def prepare_connection(datasette: Datasette, conn: sqlite3.Connection, database: str) -> None:
     """Give every connection sqlite-vec and our SQL functions."""
     from .connections import prepare
 
-    prepare(conn, database)
+    prepare(datasette, conn, database)
 
 
 @hookimpl

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from threading import Lock
 
+from datasette.app import Datasette
+
 from .. import connection
 from ..driver import sqlite3
 
@@ -13,9 +15,13 @@ _unwarned = Lock()
 """Taken with the first warning and kept, for the life of the process."""
 
 
-def prepare(conn: sqlite3.Connection, database: str) -> None:
-    """Load sqlite-vec and register our functions; where extensions cannot be loaded, warn once and go without."""
-    if database == "_internal":  # Datasette 0.65's own catalogue: nobody searches it
+def prepare(datasette: Datasette, conn: sqlite3.Connection, database: str) -> None:
+    """Load sqlite-vec and register our functions; where extensions cannot be loaded, warn once and go without.
+
+    Left alone are two kinds that Datasette 0.65 has and nobody searches: its own catalogue, and a `_memory` that it
+    makes for each request of `/-/versions` and never closes, which our functions would keep alive.
+    """
+    if database == "_internal" or (database == "_memory" and database not in datasette.databases):
         return
     if not connection.prepare(conn, require_vec=False) and _unwarned.acquire(blocking=False):
         _log.warning(

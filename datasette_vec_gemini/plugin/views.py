@@ -194,5 +194,7 @@ async def _embedded(index: Index, query: Query) -> tuple[Query, list[str]]:
             raise
         return words_only, [f"Searched by exact words only: {error}"]
     if embedded.vector is None:
-        return embedded, [f"Searched by exact words only: {embedder.name} does not know the language of this query"]
+        return embedded, [
+            f"Searched by exact words only: model {embedder.name} does not know the language of the query"
+        ]
     return embedded, []

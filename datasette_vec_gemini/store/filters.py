@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..domain import Index
 from ..driver import sqlite3
-from ..errors import ColumnNotFound, InvalidFilter
+from ..errors import ColumnNotFound, InvalidFilter, shown
 from ..schema import key_names, listed, quote_identifier, source_key
 from . import source
 
@@ -56,24 +57,31 @@ def _parse(table: source.Source, name: str) -> tuple[str, str]:
         return table.column(column), operator
     except ColumnNotFound as error:
         hint = f"; operators are {', '.join(OPERATORS)}" if separator else ""
-        raise InvalidFilter(f"filter {name!r}: {error}{hint}") from None
+        raise InvalidFilter(f"filter {shown(name)}: {error}{hint}") from None
 
 
 def _converter(declared_type: str) -> Callable[[object], object]:
-    """Text that reads as a number is compared as one where the column itself would not turn it into one."""
+    """Text that is a number as SQLite writes it is compared as one where the column has no type that would do so."""
     if declared_type:
         return lambda value: value
 
     def convert(value: object) -> object:
-        if isinstance(value, str):
-            for number in (int, float):
-                try:
-                    return number(value)
-                except ValueError:
-                    continue
+        if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.\d+)?", value):
+            return float(value) if "." in value else int(value)
         return value
 
     return convert
+
+
+def _checked(name: str, value: object) -> object:
+    """The value, if SQLite can take it."""
+    if not isinstance(value, str | int | float | bytes):
+        raise InvalidFilter(f"filter {shown(name)} has a value of type {type(value).__name__}; use text or a number")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidFilter(f"filter {shown(name)} has the number {shown(value)}, which is beyond 64 bits")
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        raise InvalidFilter(f"filter {shown(name)} has a lone surrogate, which is no character: remove it")
+    return value
 
 
 def _condition(
@@ -82,18 +90,18 @@ def _condition(
     if operator == "isnull":
         text = str(value).strip().lower()
         if text not in _TRUE + _FALSE:
-            raise InvalidFilter(f"filter {name!r} has the value {value!r}; write 1 or 0")
+            raise InvalidFilter(f"filter {shown(name)} has the value {shown(value)}; write 1 or 0")
         return (f"{column} is null" if text in _TRUE else f"{column} is not null"), []
     if operator == "in":
         items = _items(value, name)
-        return f"{column} in ({', '.join('?' * len(items))})", [convert(item) for item in items]
+        return f"{column} in ({', '.join('?' * len(items))})", [convert(_checked(name, item)) for item in items]
     if value is None:
         if operator not in {"exact", "not"}:
-            raise InvalidFilter(f"filter {name!r} has no value; for NULL write {name.rpartition('__')[0]}__isnull=1")
+            raise InvalidFilter(
+                f"filter {shown(name)} has no value; for NULL write {name.rpartition('__')[0]}__isnull=1"
+            )
         return (f"{column} is null" if operator == "exact" else f"{column} is not null"), []
-    if not isinstance(value, str | int | float | bytes):
-        raise InvalidFilter(f"filter {name!r} has a value of type {type(value).__name__}; use text or a number")
-    return f"{column} {_COMPARISONS[operator]} ?", [convert(value)]
+    return f"{column} {_COMPARISONS[operator]} ?", [convert(_checked(name, value))]
 
 
 def _items(value: object, name: str) -> list[object]:
@@ -102,9 +110,11 @@ def _items(value: object, name: str) -> list[object]:
             return [item.strip() for item in value.split(",")]
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise InvalidFilter(f"filter {name!r} is not a JSON array: {error}") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InvalidFilter(f"filter {shown(name)} is not a JSON array: {error}") from error
     items = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    if not items or len(items) > 1_000 or not all(isinstance(item, str | int | float | bytes) for item in items):
-        raise InvalidFilter(f"filter {name!r} needs 1 to 1,000 texts or numbers, as a JSON array or joined by commas")
+    if not 1 <= len(items) <= 1_000:
+        raise InvalidFilter(
+            f"filter {shown(name)} needs 1 to 1,000 texts or numbers, as a JSON array or joined by commas"
+        )
     return items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from ..domain import Index
 from ..driver import sqlite3
@@ -18,8 +19,10 @@ _TERM = re.compile(r'"([^"]*)"|(\w+)')
 
 def terms(text: str) -> list[str]:
     """The words of a free text and its "quoted phrases", each once, in order."""
-    found = (match[1] if match[1] is not None else match[2] for match in _TERM.finditer(text))
-    return list(dict.fromkeys(term.casefold() for term in found if re.search(r"\w", term)))[:MAX_TERMS]
+    # Composed, because a combining accent is no word character and would tear its word apart.
+    composed = unicodedata.normalize("NFC", text.replace("\0", " ")).lower()
+    found = (match[1] if match[1] is not None else match[2] for match in _TERM.finditer(composed))
+    return list(dict.fromkeys(term for term in found if re.search(r"\w", term)))[:MAX_TERMS]
 
 
 def expression(text: str) -> str:

@@ -64,7 +64,7 @@ def nearest(
 def strengths(
     conn: sqlite3.Connection, index: Index, vector: Vector, candidates: Sequence[Candidate]
 ) -> list[Candidate]:
-    """The same documents by their chunk nearest to the vector, in the same order; those without a vector are left out."""
+    """The same documents by their chunk nearest to the vector, in the same order; without those that have none."""
     keys = ", ".join(f"c.{name}" for name in key_names(index))
     matches = " and ".join(f"c.{name} = wanted.{name}" for name in key_names(index))
     cursor = conn.execute(

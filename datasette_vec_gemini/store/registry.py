@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 
 from ..domain import Index, KeyColumn
 from ..driver import sqlite3
-from ..errors import IndexNotFound
+from ..errors import IndexNotFound, shown
 from ..schema import migrations, quote_identifier
 from . import source
-from .transactions import database
+from .transactions import database, mapped_errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,20 +39,22 @@ def migrate(conn: sqlite3.Connection) -> None:
         migrations.apply(db)
 
 
+@mapped_errors()
 def indexes(conn: sqlite3.Connection) -> list[Index]:
     """The active generation of every index, by name; none in a database that has no registry."""
     return list(_select(conn, "state = 'active' order by name", []))
 
 
+@mapped_errors()
 def find(conn: sqlite3.Connection, name: str) -> Index:
     """The active generation of one index, in any case. Raises IndexNotFound with the names there are."""
     for index in _select(conn, "state = 'active' and name = ?", [name]):
         return index
     names = ", ".join(index.name for index in indexes(conn))
     raise IndexNotFound(
-        f"the database has no index {name!r}; it has {names}"
+        f"the database has no index {shown(name)}; it has {names}"
         if names
-        else f"the database has no index {name!r}, nor any other: make one with `datasette vec index`"
+        else f"the database has no index {shown(name)}, nor any other: make one with `datasette vec index`"
     )
 
 

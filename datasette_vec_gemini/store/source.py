@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..domain import Index, KeyColumn
 from ..driver import sqlite3
-from ..errors import ColumnNotFound, InvalidKey, TableNotFound
+from ..errors import ColumnNotFound, InvalidKey, TableNotFound, shown
 from ..schema import key_column, key_names, listed, quote_identifier, source_key
 
 Row = dict[str, object]
@@ -27,7 +27,7 @@ class Source:
         for column in self.columns:
             if column.casefold() == name.casefold():
                 return column
-        raise ColumnNotFound(f"{self.name!r} has no column {name!r}; it has {', '.join(self.columns)}")
+        raise ColumnNotFound(f"{self.name!r} has no column {shown(name)}; it has {', '.join(self.columns)}")
 
 
 def find(conn: sqlite3.Connection, name: str) -> Source:
@@ -45,7 +45,9 @@ def find(conn: sqlite3.Connection, name: str) -> Source:
                 """
             )
         ]
-        raise TableNotFound(f"the database has no table or view {name!r}; it has {', '.join(there) or 'none at all'}")
+        raise TableNotFound(
+            f"the database has no table or view {shown(name)}; it has {', '.join(there) or 'none at all'}"
+        )
     information = conn.execute(
         "select name, type, pk from pragma_table_xinfo(?) where hidden <> 1", [found[0]]
     ).fetchall()

@@ -55,31 +55,46 @@ def mapped_errors() -> Iterator[None]:
         raise mapped from error
 
 
+# SQLite's result codes (sqlite.org/rescode.html): words of a message would not do, it may quote any name or value.
+_REMEDIES = {
+    5: "the database is locked by another program: wait until that has finished writing, then try again",
+    6: "a table is locked by another statement of this connection: finish that one, then try again",
+    8: "the database is read-only: make the file and its directory writable, or work on a copy",
+    10: "the disk refused to read or write: check it and its free space, then try again",
+    11: "the database file is damaged: restore a backup, or try sqlite3's .recover",
+    13: "the disk is full: free some space, then try again",
+    14: "the database cannot be opened: check the path and its permissions",
+    26: "the file is not a SQLite database: check the path",
+}
+
+
 def _mapped(error: sqlite3.DatabaseError) -> Exception | None:
+    remedy = _REMEDIES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    if remedy:
+        return DatabaseUnavailable(remedy)
     text = str(error)
-    if "locked" in text or "busy" in text:
-        return DatabaseUnavailable(
-            "the database is locked by another program: wait until that has finished writing, then try again"
-        )
-    if "readonly" in text or "read-only" in text:
-        return DatabaseUnavailable(
-            "the database is read-only: make the file and its directory writable, or work on a copy"
-        )
-    if "not a database" in text:
-        return DatabaseUnavailable("the file is not a SQLite database: check the path")
-    if "malformed" in text:
-        return DatabaseUnavailable("the database file is damaged: restore a backup, or try sqlite3's .recover")
-    if "unable to open" in text:
-        return DatabaseUnavailable("the database cannot be opened: check the path and its permissions")
-    if "disk is full" in text or "disk I/O" in text:
-        return DatabaseUnavailable(f"the disk refused to read or write ({text}): free some space, then try again")
-    if "no such module: vec0" in text or "no such function: vec_" in text:
+    if text.startswith(("no such module: vec0", "no such function: vec_")):
         return ExtensionUnavailable(
             "this connection has no sqlite-vec: open it with datasette_vec_gemini.connect(); "
             "`datasette vec doctor` tells what this machine can do"
         )
-    if "no such module: fts5" in text:
+    if text.startswith("no such module: fts5"):
         return ExtensionUnavailable(
             "this SQLite was built without FTS5: pip install pysqlite3, which brings one with it"
         )
     return None
+
+
+@contextmanager
+def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
+    """Read everything in one state of the database, whatever others write meanwhile."""
+    is_nested = conn.in_transaction
+    if is_nested:
+        yield
+        return
+    conn.execute("begin")
+    try:
+        yield
+    finally:
+        if conn.in_transaction:
+            conn.execute("rollback")

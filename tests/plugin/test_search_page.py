@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from datasette_vec_gemini import Query, connect, create_index, drop, find_index, search
+from datasette_vec_gemini import Query, connect, create_index, drop, find_index, search, sqlite3
+from datasette_vec_gemini.plugin import prepare_connection
 
 BODY = "create table docs (id integer primary key, body text);"
 
@@ -220,7 +221,7 @@ async def test_a_private_table_is_answered_like_an_index_or_database_that_does_n
     site, library, metadata
 ) -> None:
     datasette = site(library, metadata=metadata)
-    for ending in ("", "?q=dates", "?q=dates&_size=x", ".json", ".json?q=dates", ".json?q=dates&_size=x"):
+    for ending in ("?q=dates", ".json", ".json?q=dates&_size=x"):
         answers = [
             await datasette.client.get(f"{path}{ending}")
             for path in ("/library/-/vec/docs", "/library/-/vec/absent", "/absent/-/vec/docs")
@@ -595,8 +596,18 @@ async def test_json_may_be_read_from_other_sites_where_datasette_allows_it(site,
         assert ("access-control-allow-origin" in response.headers) is cors
 
 
+def test_a_connection_that_datasette_never_closes_is_not_kept_alive(site, library) -> None:
+    datasette = site(library)
+    conn = sqlite3.connect(":memory:")
+    references = sys.getrefcount(conn)
+    prepare_connection(datasette=datasette, conn=conn, database="_memory")
+    assert sys.getrefcount(conn) == references
+    conn.close()
+
+
 def test_connections_that_take_no_extension_are_warned_of_once() -> None:
     script = """
+from datasette.app import Datasette
 from datasette_vec_gemini import sqlite3
 from datasette_vec_gemini.plugin import prepare_connection
 
@@ -605,9 +616,10 @@ class WithoutExtensions(sqlite3.Connection):
     def enable_load_extension(self):
         raise AttributeError
 
+datasette = Datasette()
 for database in ("_internal", "a", "b"):
     conn = sqlite3.connect(":memory:", factory=WithoutExtensions)
-    prepare_connection(conn=conn, database=database)
+    prepare_connection(datasette=datasette, conn=conn, database=database)
     print(*conn.execute("select count(*) from pragma_function_list where name = 'semantic_search'").fetchone())
     conn.close()
 """
