@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCHMARKS = ("retrieval", "overhead", "scale", "start", "latency")
+BENCHMARKS = ("install", "demo", "start", "overhead", "scale", "latency", "retrieval")
 
 
 def main() -> None:

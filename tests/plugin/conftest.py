@@ -1,32 +1,10 @@
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasette.app import Datasette
 
 from datasette_vec_gemini import connect, create_index, sync
-
-Site = Callable[..., Datasette]
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    """Datasette on these files, closed at the end: 1.0 can do that itself, 0.65 leaves threads and connections."""
-    opened: list[Datasette] = []
-
-    def open_site(*files: Path, **options: Any) -> Datasette:
-        opened.append(Datasette([str(file) for file in files], **options))
-        return opened[-1]
-
-    yield open_site
-    for datasette in opened:
-        if hasattr(datasette, "close"):
-            datasette.close()
-        else:
-            datasette.executor.shutdown()
-            for database in datasette.databases.values():
-                database.close()
 
 
 @pytest.fixture
