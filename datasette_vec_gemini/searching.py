@@ -150,18 +150,19 @@ def fuse(words: Sequence[Candidate], near: Sequence[Candidate], *, mode: Mode = 
 
     In hybrid mode a document's BM25 (0 where no word matches) and cosine are each stretched to 0..1 over all candidates
     and added, 0.4 for words and 0.6 for meaning. Keywords' candidates come with their cosine, so that the scale of a
-    model's cosines does not matter. This convex combination (Bruch, Gai, Ingber 2023, "An Analysis of Fusion Functions
-    for Hybrid Retrieval") ranks better than reciprocal rank fusion on the sets of `benchmarks`.
+    model's cosines does not matter; one whose vector is still pending is judged by its words alone. This convex
+    combination (Bruch, Gai, Ingber 2023, "An Analysis of Fusion Functions for Hybrid Retrieval") ranks better than
+    reciprocal rank fusion on the sets of `benchmarks`.
     """
     keyword_ranks = {c.key: KeywordRank(rank=rank, bm25=c.strength) for rank, c in enumerate(words, 1)}
     semantic_ranks = {c.key: SemanticRank(rank=rank, cosine=c.strength) for rank, c in enumerate(near, 1)}
     chunk_ids = {c.key: c.chunk_id for c in (*near, *words)}
     weight = SEMANTIC_WEIGHT if words and near else float(bool(near))
     absent = [Candidate(key=key, chunk_id=0, strength=0.0) for key in chunk_ids if key not in keyword_ranks]
-    stretched = [(_stretch([*words, *absent]), 1 - weight), (_stretch(near), weight)]
+    by_words, by_meaning = _stretch([*words, *absent]), _stretch(near)
     ranking = []
     for key, chunk_id in chunk_ids.items():
-        fused = sum(share * values.get(key, 0.0) for values, share in stretched)
+        fused = (1 - weight) * by_words[key] + weight * by_meaning.get(key, by_words[key])
         why = Why(keyword=keyword_ranks.get(key), semantic=semantic_ranks.get(key), fused=fused)
         if mode == "semantic" and why.semantic:
             score, why = why.semantic.cosine, replace(why, fused=None)

@@ -21,7 +21,13 @@ from datasette_vec_gemini import (
     sync,
     verify,
 )
-from datasette_vec_gemini.errors import DocumentNotFound, FingerprintMismatch, InvalidFilter, InvalidQuery
+from datasette_vec_gemini.errors import (
+    DocumentNotFound,
+    EmbedderError,
+    FingerprintMismatch,
+    InvalidFilter,
+    InvalidQuery,
+)
 from datasette_vec_gemini.store import nearest
 from datasette_vec_gemini.store.filters import OPERATORS
 
@@ -246,6 +252,20 @@ def test_hybrid_keeps_what_only_one_side_finds(conn, many):
     assert {hit.key[0] for hit in hits if hit.why.keyword} == with_word
     assert all(hit.why.semantic for hit in hits)
     assert len(hits) == 300
+
+
+def test_a_row_whose_vector_is_pending_is_judged_by_its_words(conn, many, recorder):
+    def no_quota():
+        raise EmbedderError("no quota")
+
+    conn.execute("insert into t (id, body) values (900, 'w1 w2 w3 peculiar')")
+    conn.commit()
+    recorder = type(recorder)(name="hashing@128")
+    recorder.meanwhile = no_quota
+    with pytest.raises(EmbedderError):
+        sync(conn, many, embedder=recorder)
+    hit = search(conn, many, Query("w1 w2 w3 peculiar", k=1))[0]
+    assert (hit.key, hit.why.semantic, hit.score) == ((900,), None, 1.0)
 
 
 def test_a_model_that_does_not_speak_the_language_does_not_drag_keywords_down(conn, recorder):
