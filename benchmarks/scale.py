@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasette_vec_gemini import connect, create_index, sync
+from datasette_vec_gemini import connect, create_index, sync, verify
 
 from .targets import finish, report
 
@@ -47,6 +47,10 @@ def main() -> None:
     report("a second sync embeds", again.embedded + again.documents, "rows", at_most=0)
     report("a second sync takes", again.seconds, "s", at_most=1)
     report("a full comparison takes", sync(conn, index, full=True).seconds, "s")
+    started = time.perf_counter()
+    problems = verify(conn, index)
+    report("verify takes", time.perf_counter() - started, "s")
+    report("verify finds", len(problems), "problems", at_most=0)
     conn.close()
     finish()
 

@@ -67,15 +67,18 @@ def strengths(
     """The same documents by their chunk nearest to the vector, in the same order; without those that have none."""
     keys = ", ".join(f"c.{name}" for name in key_names(index))
     matches = " and ".join(f"c.{name} = wanted.{name}" for name in key_names(index))
-    cursor = conn.execute(
-        f"""
-        {source.wanted(index, len(candidates))}
-        select c.id, {keys}, c.embedding from wanted cross join {quote_identifier(index.object("chunks"))} as c
-        on {matches} where c.embedding is not null
-        """,
-        [value for candidate in candidates for value in candidate.key],
-    )
-    rows = [(id_, tuple(key), float(np.frombuffer(blob, "<f4") @ vector)) for id_, *key, blob in cursor]
+    rows: list[_Row] = []
+    for start in range(0, len(candidates), source.KEYS):
+        part = candidates[start : start + source.KEYS]
+        cursor = conn.execute(
+            f"""
+            {source.wanted(index, len(part))}
+            select c.id, {keys}, c.embedding from wanted cross join {quote_identifier(index.object("chunks"))} as c
+            on {matches} where c.embedding is not null
+            """,
+            [value for candidate in part for value in candidate.key],
+        )
+        rows += [(id_, tuple(key), float(np.frombuffer(blob, "<f4") @ vector)) for id_, *key, blob in cursor]
     best = {found.key: found for found in best_by_document(sorted(rows, key=lambda row: -row[2]), len(candidates))}
     return [best[candidate.key] for candidate in candidates if candidate.key in best]
 

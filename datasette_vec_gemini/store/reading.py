@@ -51,23 +51,21 @@ def has_codes(conn: sqlite3.Connection, index: Index) -> bool:
 def chunks_of(conn: sqlite3.Connection, index: Index, keys: Sequence[Sequence[object]]) -> list[list[StoredChunk]]:
     """The chunks of each of these keys, in order of position."""
     found: list[list[StoredChunk]] = [[] for _ in keys]
-    step = 8_000 // len(index.key)
-    for first in range(0, len(keys), step):
-        part = keys[first : first + step]
+    for first in range(0, len(keys), source.KEYS):
+        part = keys[first : first + source.KEYS]
         matches = " and ".join(f"c.{name} = wanted.{name}" for name in key_names(index))
         cursor = conn.execute(
             f"""
             {source.wanted(index, len(part))}
             select wanted.n, c.id, c.digest, c.position, c.start, c."end", c.text
             from wanted cross join {quote_identifier(index.object("chunks"))} as c on {matches}
-            order by wanted.n, c.position
             """,
             [value for key in part for value in key],
         )
         for number, id_, digest, position, start, end, text in cursor:
             chunk = Chunk(position=position, start=start, end=end, text=text)
             found[first + number].append(StoredChunk(id=id_, digest=digest, chunk=chunk))
-    return found
+    return [sorted(stored, key=lambda each: each.chunk.position) for stored in found]
 
 
 def chunks_by_id(conn: sqlite3.Connection, index: Index, ids: Sequence[int]) -> dict[int, Chunk]:
@@ -234,9 +232,16 @@ def sampled_embeddings(conn: sqlite3.Connection, index: Index, count: int) -> li
 
 def unmatched_codes(conn: sqlite3.Connection, index: Index) -> list[int]:
     """Ids that have a vector and no code, or a code and no vector."""
-    codes = {id_ for (id_,) in conn.execute(f"select id from {quote_identifier(index.object('codes'))}")}
-    chunks = quote_identifier(index.object("chunks"))
-    return sorted(codes ^ {id_ for (id_,) in conn.execute(f"select id from {chunks} where embedding is not null")})
+    # vec0 takes a millisecond a row to list its ids; its shadow table has them at once.
+    codes = quote_identifier(index.object("codes") + "_rowids")
+    chunks = f"select id from {quote_identifier(index.object('chunks'))} where embedding is not null"
+    cursor = conn.execute(
+        f"""
+        select * from (select rowid from {codes} except {chunks})
+        union select * from ({chunks} except select rowid from {codes})
+        """
+    )
+    return [id_ for (id_,) in cursor]
 
 
 def count_keyword_entries(conn: sqlite3.Connection, index: Index) -> int:

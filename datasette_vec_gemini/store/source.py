@@ -12,6 +12,9 @@ from ..schema import key_column, key_names, listed, quote_identifier, source_key
 
 Row = dict[str, object]
 
+KEYS = 100
+"""Keys a statement: for several hundred SQLite would rather build an index of its own over the whole table."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
@@ -126,10 +129,8 @@ def rows(
 ) -> list[Row | None]:
     """The rows of these keys, in their order, None where there is none; all columns, or only some."""
     found: list[Row | None] = [None] * len(keys)
-    # A statement takes at most 32,766 bound values.
-    step = 8_000 // len(index.key)
-    for start in range(0, len(keys), step):
-        part = keys[start : start + step]
+    for start in range(0, len(keys), KEYS):
+        part = keys[start : start + KEYS]
         selected = "t.*" if columns is None else listed(tuple(columns), of="t")
         cursor = conn.execute(
             f"""
