@@ -16,7 +16,7 @@ def report(
         bound, met = f"at least {at_least:g}", value >= at_least
     if not met:
         _missed.append(what)
-    print(f"{what:<58}{value:>10.4g} {unit:<8}{bound:<16}{'' if not bound else 'ok' if met else 'MISSED'}", flush=True)
+    print(f"{what:<58}{value:>10.4g} {unit:<10}{bound:<16}{'' if not bound else 'ok' if met else 'MISSED'}", flush=True)
 
 
 def finish() -> None:

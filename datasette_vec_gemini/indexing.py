@@ -79,16 +79,18 @@ def rebuild(
     """Make the keyword index and the codes anew from the truth; with another embedder or quantizer, a new generation.
 
     The next generation is built beside the active one, which answers searches until the new one is complete; then they
-    change places in one transaction. Interrupted, the same call goes on with what is there. Vectors of the same model
-    are copied. Raises like `sync`.
+    change places in one transaction. Interrupted, the next call without arguments goes on with what is there; one that
+    names the active embedder gives it up. Vectors of the same model are copied. Raises like `sync`.
     """
     refuse_open_transaction(conn)
     with mapped_errors():
         _require_vec(conn)
         registry.migrate(conn)
-        index = registry.find(conn, index.name)
+        index, begun = registry.find(conn, index.name), registry.building(conn, index.name)
         if embedder is None:
-            model = embedders.load(index.embedder)
+            goes_on = begun if begun and quantize is None else None
+            model = embedders.load((goes_on or index).embedder)
+            quantize = goes_on.quantize if goes_on else quantize
         else:
             model = embedders.load(embedder) if isinstance(embedder, str) else embedder
         wanted = replace(
@@ -100,6 +102,8 @@ def rebuild(
         )
         if wanted == index:
             with transaction(conn):
+                if begun:
+                    writing.drop(conn, begun)
                 writing.rebuild_fts(conn, index)
                 writing.rebuild_codes(conn, index)
             return index, sync(conn, index, embedder=model, on_progress=on_progress)

@@ -357,6 +357,23 @@ def test_an_interrupted_rebuild_goes_on_and_pays_nothing_twice(conn, many, recor
     assert verify(conn, rebuilt) == []
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_an_interrupted_rebuild_goes_on_without_arguments_and_is_given_up_for_the_active_model(conn, many, goes_on):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(conn, many, embedder="hashing@64", on_progress=stop)
+    rebuilt, _ = rebuild(conn, many) if goes_on else rebuild(conn, many, embedder="hashing@128")
+    assert (rebuilt.embedder, rebuilt.generation) == (("hashing@64", 2) if goes_on else ("hashing@128", 1))
+    generations = conn.execute("select generation, state from _vec_indexes").fetchall()
+    assert generations == [(rebuilt.generation, "active")]
+    assert verify(conn, rebuilt) == []
+    assert not conn.execute(
+        f"select name from sqlite_master where name like '\\_vec\\_t\\_{3 - rebuilt.generation}%' escape '\\'"
+    ).fetchall()
+
+
 @pytest.mark.parametrize("quantize", ["int8", "float32"])
 def test_a_change_of_codes_copies_every_vector(conn, many, recorder, quantize):
     rebuilt, report = rebuild(conn, many, quantize=quantize)
