@@ -62,6 +62,7 @@ class Problem:
 def status(conn: sqlite3.Connection, index: Index) -> Status:
     """Count every row of the table in exactly one class. Writes nothing. Raises DatabaseUnavailable."""
     with mapped_errors():
+        source.check(conn, index)
         counts = reading.counts(conn, index)
         failures = reading.failures(conn, index)
         return Status(
@@ -102,11 +103,15 @@ def verify(
     """
     with mapped_errors():
         index = registry.reread(conn, index)
+        source.check(conn, index)
         found = list(_problems(conn, index))
         if not repair or not found:
             return found
         refuse_open_transaction(conn)
+        if not registry.has_table(conn, index.object("chunks")):
+            return found
         with transaction(conn):
+            writing.restore_tables(conn, index)
             wrong = _wrong_digests(conn, index)
             writing.set_digests(conn, index, wrong)
             # A vector under another text's digest may be another text's vector.
@@ -123,9 +128,11 @@ def verify(
 
 def _problems(conn: sqlite3.Connection, index: Index) -> Iterator[Problem]:
     kinds: tuple[Kind, ...] = ("queue", "chunks", "fts")
-    missing = [name for name in map(index.object, kinds) if not registry.has_table(conn, name)]
+    missing = [kind for kind in kinds if not registry.has_table(conn, index.object(kind))]
     if missing:
-        yield Problem(check="tables", text=f"{', '.join(missing)} is gone: drop the index and make it again")
+        remedy = "drop the index and make it again" if "chunks" in missing else "it can be made anew"
+        names = ", ".join(map(index.object, missing))
+        yield Problem(check="tables", text=f"{names} is gone: {remedy}")
         return
     for result in (row[0] for row in conn.execute("pragma quick_check(5)").fetchall()):
         if result != "ok":

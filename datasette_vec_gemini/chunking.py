@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,20 @@ if TYPE_CHECKING:
 
     from .domain import Embedder
 
+WINDOW = 100_000
+"""Characters that are split at once."""
+
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 def placeholders(template: str) -> tuple[str, ...]:
     """The columns a template names in `{braces}`."""
     return tuple(_PLACEHOLDER.findall(template))
+
+
+def respell(template: str, column: Callable[[str], str]) -> str:
+    """The template with each column as the table spells it."""
+    return _PLACEHOLDER.sub(lambda match: f"{{{column(match[1])}}}", template)
 
 
 def render(row: Mapping[str, object], *, columns: Sequence[str], template: str | None) -> str:
@@ -53,6 +62,8 @@ def split(text: str, embedder: Embedder) -> list[Chunk]:
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
     if start >= end:
         return []
+    if end - start > WINDOW:
+        return _split_by_windows(text, start, end, embedder)
     capacity, size = embedder.chunk_capacity, _size(text[start:end], embedder)
     if size <= capacity:
         return [Chunk(position=0, start=start, end=end, text=text[start:end])]
@@ -68,6 +79,22 @@ def split(text: str, embedder: Embedder) -> list[Chunk]:
         Chunk(position=position, start=offset, end=offset + len(piece), text=piece)
         for position, (offset, piece) in enumerate(pieces)
     ]
+
+
+def _split_by_windows(text: str, start: int, end: int, embedder: Embedder) -> list[Chunk]:
+    """Split what is too long at once, window by window: the time grows with the square where a text has no breaks."""
+    chunks: list[Chunk] = []
+    while start < end:
+        stop = min(end, start + WINDOW)
+        if stop < end:
+            blank = max(text.rfind(character, start + WINDOW // 2, stop) for character in " \n\t")
+            stop = stop if blank < 0 else blank
+        chunks += [
+            replace(chunk, position=len(chunks) + chunk.position, start=start + chunk.start, end=start + chunk.end)
+            for chunk in split(text[start:stop], embedder)
+        ]
+        start = stop
+    return chunks
 
 
 def _size(text: str, embedder: Embedder) -> int:

@@ -20,10 +20,10 @@ from . import doctor as doctors
 from .connection import connect
 from .domain import MODES, QUANTIZERS, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
-from .errors import IndexNotFound, InvalidFilter, VecError
+from .errors import DatabaseUnavailable, IndexNotFound, InvalidFilter, VecError
 from .keys import key_from_path
 from .printing import print_hits, print_json, print_report, printable, progress_bars
-from .store import reading, registry
+from .store import registry
 from .syncing import sync as sync_index
 
 SOME_FAILED = 3
@@ -39,8 +39,13 @@ class _Group(click.Group):
         except VecError as error:
             click.echo(f"Error: {printable(str(error))}", err=True)
             ctx.exit(error.exit_code)
+        except sqlite3.Error as error:
+            click.echo(
+                f"Error: SQLite says: {printable(str(error))}; `datasette vec verify DB` may tell more", err=True
+            )
+            ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("\nStopped. What was finished is kept; the same command goes on from here.", err=True)
+            click.echo("\nStopped. What was finished is kept; `datasette vec sync` goes on from there.", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -120,8 +125,7 @@ def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool) -> None:
         while watch:
             time.sleep(1)
             for each in _chosen(conn, indexes):
-                if each.is_view or reading.count_pending(conn, each):
-                    _sync(conn, each)
+                _watch(conn, each)
         _finish(*reports)
 
 
@@ -226,9 +230,9 @@ def rebuild(db: Path, name: str, embedder: str | None, quantize: Quantize | None
             made, report = indexing.rebuild(
                 conn, _only(conn, name), embedder=embedder, quantize=quantize, on_progress=on_progress
             )
-        click.echo(
-            f"Index {made.name} is generation {made.generation}, embedder {made.embedder}, {made.quantize} codes"
-        )
+        kept = " still" if registry.building(conn, made.name) else ""
+        about = f"generation {made.generation}, embedder {made.embedder}, {made.quantize} codes"
+        click.echo(f"Index {made.name} is{kept} {about}")
         print_report(made, report)
         _finish(report)
 
@@ -338,6 +342,17 @@ def _sync(conn: sqlite3.Connection, chosen: Index, *, full: bool = False) -> Syn
         report = sync_index(conn, chosen, full=full, on_progress=on_progress)
     print_report(chosen, report)
     return report
+
+
+def _watch(conn: sqlite3.Connection, chosen: Index) -> None:
+    """One look for changes: silent when there are none, and patient while another program holds the lock."""
+    try:
+        report = sync_index(conn, chosen)
+    except DatabaseUnavailable as error:
+        click.echo(f"Trying again: {error}", err=True)
+        return
+    if report.embedded or report.chunks_added or report.chunks_removed:
+        print_report(chosen, report)
 
 
 def _finish(*reports: SyncReport) -> None:

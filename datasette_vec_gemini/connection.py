@@ -34,7 +34,7 @@ def connect(
     if str(path) != ":memory:" and not create and not file.exists():
         raise DatabaseUnavailable(f"there is no file {file.name!r} at that path: check it")
     mode = "ro" if read_only else "rwc" if create else "rw"
-    uri = ":memory:" if str(path) == ":memory:" else f"file:{quote(str(file.absolute()))}?mode={mode}"
+    uri = ":memory:" if str(path) == ":memory:" else f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
     with mapped_errors():
         conn = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
         try:

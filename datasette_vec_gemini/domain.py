@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from uuid import uuid4
 
 from .errors import InvalidName, InvalidQuery, shown
 from .keys import Key, key_to_json
@@ -43,7 +44,8 @@ class Index:
     """A named semantic index over columns of one table, in one generation.
 
     `embedder` is a specification such as `"local"`; `fingerprint` says which model made the vectors. `int8_scale` is
-    known once the first vectors are, and only where `quantize` is int8.
+    known once the first vectors are, and only where `quantize` is int8. `uid` tells this generation from one that gets
+    its name and number after it was dropped.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Index:
     generation: int = 1
     state: Literal["building", "active"] = "active"
     is_view: bool = False
+    uid: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -8,7 +8,7 @@ from typing import cast
 from .domain import Mode, Query
 from .driver import sqlite3
 from .errors import InvalidFilter, InvalidQuery
-from .searching import search
+from .searching import answer, embed
 from .store import registry
 
 
@@ -32,9 +32,9 @@ def register(conn: sqlite3.Connection) -> None:
             filters=_filters(filters),
             offset=_integer(offset, "offset", 0),
         )
-        return json.dumps(
-            [hit.to_dict() for hit in search(conn, registry.find(conn, index), query)], ensure_ascii=False
-        )
+        found = registry.find(conn, index)
+        # Not `search`: the statement that calls this reads one state already, and a transaction would end it.
+        return json.dumps([hit.to_dict() for hit in answer(conn, found, embed(found, query))], ensure_ascii=False)
 
     for arguments in range(2, 7):
         conn.create_function("semantic_search", arguments, semantic_search)

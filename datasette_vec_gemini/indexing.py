@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from uuid import uuid4
 
 from . import embedders
-from .chunking import placeholders
+from .chunking import placeholders, respell
 from .domain import Embedder, Index, Quantize, SyncReport
 from .driver import sqlite3
 from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
@@ -47,7 +48,7 @@ def create_index(
             name=name,
             table=found.name,
             columns=tuple(dict.fromkeys(map(found.column, named))),
-            template=template,
+            template=template and respell(template, found.column),
             key=source.view_key(conn, found, key) if found.is_view else found.key,
             filter_columns=tuple(dict.fromkeys(map(found.column, filter_columns))),
             embedder=model.name,
@@ -80,7 +81,8 @@ def rebuild(
 
     The next generation is built beside the active one, which answers searches until the new one is complete; then they
     change places in one transaction. Interrupted, the next call without arguments goes on with what is there; one that
-    names the active embedder gives it up. Vectors of the same model are copied. Raises like `sync`.
+    names the active embedder gives it up. When the new model refuses more chunks than the old one did, the report
+    counts them and the old generation stays. Vectors of the same model are copied. Raises like `sync`.
     """
     refuse_open_transaction(conn)
     with mapped_errors():
@@ -108,11 +110,14 @@ def rebuild(
                 writing.rebuild_codes(conn, index)
             return index, sync(conn, index, embedder=model, on_progress=on_progress)
         _check_dimensions(wanted)
-        successor = _successor(conn, wanted)
+        successor = _successor(conn, wanted, begun)
         report = sync(conn, successor, embedder=model, on_progress=on_progress)
+        refused = reading.count_chunks(conn, index, only="embedding is null and error is not null")
+        if report.failed > refused:
+            return index, report
         with transaction(conn):
             successor = registry.reread(conn, successor)
-            writing.drop(conn, index)
+            writing.drop(conn, registry.reread(conn, index))
             registry.update(conn, successor, state="active")
             writing.replace_view(conn, successor)
         return registry.find(conn, index.name), report
@@ -135,19 +140,14 @@ def drop(conn: sqlite3.Connection, index: Index, *, vec0_only: bool = False) -> 
                     writing.drop(conn, generation)
 
 
-def _successor(conn: sqlite3.Connection, wanted: Index) -> Index:
+def _successor(conn: sqlite3.Connection, wanted: Index, begun: Index | None) -> Index:
     """The generation under construction, if it is the one wanted; else a new one, and what was begun is dropped."""
-    begun = registry.building(conn, wanted.name)
-    if begun and replace(begun, generation=0, state="active", int8_scale=None) == replace(
-        wanted, generation=0, int8_scale=None
-    ):
-        return begun
-    successor = replace(
-        wanted,
-        generation=max(wanted.generation, begun.generation if begun else 0) + 1,
-        state="building",
-        int8_scale=None,
-    )
+    newest = begun.generation if begun else wanted.generation
+    successor = replace(wanted, generation=newest + 1, uid=uuid4().hex, state="building", int8_scale=None)
+    if begun:
+        same = replace(successor, generation=begun.generation, uid=begun.uid, int8_scale=begun.int8_scale)
+        if begun == same:
+            return begun
     with transaction(conn):
         if begun:
             writing.drop(conn, begun)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from urllib.parse import quote_plus, unquote_plus
 
@@ -25,5 +26,7 @@ def key_from_path(path: str) -> tuple[str, ...]:
 
 
 def key_to_json(key: Sequence[object]) -> list[object]:
-    """The key as a JSON array; a BLOB as its hexadecimal digits."""
-    return [part.hex() if isinstance(part, bytes) else part for part in key]
+    """The key as a JSON array; a BLOB as its hexadecimal digits, infinity as text."""
+    return [
+        part.hex() if isinstance(part, bytes) else str(part) if part in {math.inf, -math.inf} else part for part in key
+    ]

@@ -110,6 +110,10 @@ def print_json(value: object) -> None:
     click.echo(printable(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
+
+
 def printable(text: str) -> str:
-    """Text that any terminal's encoding takes: lone surrogates, which no encoding has, become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Text that stdout's encoding takes and that cannot steer a terminal: anything else becomes an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)

@@ -29,6 +29,7 @@ def m001_registry(db: Database) -> None:
         create table _vec_indexes (
             name text not null collate nocase,
             generation integer not null,
+            uid text not null,
             state text not null check (state in ('building', 'active')),
             "table" text not null,
             is_view integer not null,
@@ -98,9 +99,9 @@ def tables(index: Index) -> list[str]:
     key_list = ", ".join(key_names(index))
     queue, chunks, fts = (quote_identifier(index.object(kind)) for kind in ("queue", "chunks", "fts"))
     return [
-        f"create table {queue} (seq integer primary key autoincrement, {keys}, unique ({key_list}))",
+        f"create table if not exists {queue} (seq integer primary key autoincrement, {keys}, unique ({key_list}))",
         f"""
-        create table {chunks} (
+        create table if not exists {chunks} (
             id integer primary key autoincrement, {keys},
             position integer not null, start integer not null, "end" integer not null,
             text text not null, digest blob not null, embedding blob,
@@ -108,13 +109,15 @@ def tables(index: Index) -> list[str]:
             unique ({key_list}, position)
         )
         """,
-        f"create index {quote_identifier(index.object('chunks') + '_digest')} on {chunks} (digest)",
         f"""
-        create index {quote_identifier(index.object("chunks") + "_pending")}
+        create index if not exists {quote_identifier(index.object("chunks") + "_digest")} on {chunks} (digest)
+        """,
+        f"""
+        create index if not exists {quote_identifier(index.object("chunks") + "_pending")}
         on {chunks} (id) where embedding is null
         """,
         f"""
-        create virtual table {fts} using fts5 (
+        create virtual table if not exists {fts} using fts5 (
             text, content={quote_identifier(index.object("chunks"))}, content_rowid='id', tokenize='porter unicode61'
         )
         """,
@@ -159,7 +162,8 @@ def triggers(index: Index) -> dict[str, str]:
 
     They need no extension and run in the writer's transaction. They delete and insert, because `or ignore` would be
     overridden by the conflict clause of the writer's statement, and because a new `seq` tells a sync that what it has
-    read is out of date. Columns are compared with `collate binary`, so that a change of case counts.
+    read is out of date. Columns are compared with `collate binary` and by type, so that a change of case counts, and
+    one from 1 to 1.0.
     """
     if index.is_view:
         return {}
@@ -195,7 +199,8 @@ def _enqueue(row: str, index: Index) -> str:
 
 def _changed(columns: list[str]) -> str:
     return " or ".join(
-        f"old.{quote_identifier(name)} is not new.{quote_identifier(name)} collate binary" for name in columns
+        f"old.{name} is not new.{name} collate binary or typeof(old.{name}) is not typeof(new.{name})"
+        for name in map(quote_identifier, columns)
     )
 
 

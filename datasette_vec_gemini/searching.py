@@ -12,10 +12,10 @@ from . import embedders
 from .chunking import render
 from .domain import MAX_HITS, Embedder, Hit, Index, KeywordRank, Mode, Query, SemanticRank, Why, check_window
 from .driver import sqlite3
-from .errors import DocumentNotFound, FingerprintMismatch
+from .errors import DocumentNotFound, FingerprintMismatch, IndexNotFound
 from .keys import Key, key_to_json, key_to_path
-from .store import registry, source
-from .store.filters import compile_filters
+from .store import reading, registry, source
+from .store.filters import Condition, compile_filters, unqueued
 from .store.keyword import keyword, terms
 from .store.nearest import Candidate, nearest, strengths
 from .store.reading import chunks_by_id, chunks_of, vectors_of
@@ -40,28 +40,40 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
     """
     prepared = embed(index, query, embedder=embedder)
     with mapped_errors(), snapshot(conn):
-        index = _current(conn, index)
-        condition = compile_filters(conn, index, query.filters)
+        return answer(conn, index, prepared)
 
-        vector = prepared.vector
 
-        def ranked(depth: int) -> list[_Ranked]:
-            words = near = list[Candidate]()
-            if query.mode != "semantic":
-                words = keyword(conn, index, query.text, depth=depth, condition=condition)
-            if query.mode != "keyword" and vector is not None:
-                near = nearest(conn, index, vector, depth=depth, condition=condition)
-                near += _strengths_of_others(conn, index, vector, words, near)
-            return fuse(words, near, mode=query.mode)
+def answer(conn: sqlite3.Connection, index: Index, query: Query) -> list[Hit]:
+    """The search itself, for a query that has been through `embed`, in the state that the connection is reading."""
+    index = _current(conn, index)
+    condition, vector = compile_filters(conn, index, query.filters), query.vector
 
-        return _page(conn, index, ranked, k=query.k, offset=query.offset, text=query.text)
+    def ranked(depth: int, condition: Condition | None = condition) -> list[_Ranked]:
+        words = near = list[Candidate]()
+        if query.mode != "semantic":
+            words = keyword(conn, index, query.text, depth=depth, condition=condition)
+        if query.mode != "keyword" and vector is not None:
+            near = nearest(conn, index, vector, depth=depth, condition=condition)
+            near += _strengths_of_others(conn, index, vector, words, near)
+        return fuse(words, near, mode=query.mode)
+
+    hits = _page(conn, index, ranked, k=query.k, offset=query.offset, text=query.text)
+    if len(hits) < query.k and reading.count_queue(conn, index):
+        # Rows deleted or edited since the last sync may fill the whole depth, and are hidden: look beside them.
+        settled = unqueued(index, condition)
+        hits = _page(conn, index, lambda depth: ranked(depth, settled), k=query.k, offset=query.offset, text=query.text)
+    return hits
 
 
 def _current(conn: sqlite3.Connection, index: Index) -> Index:
     """The generation that is active now, if its vectors can be asked with those of the one that was looked up."""
-    current = registry.reread(conn, index)
+    try:
+        current = registry.reread(conn, index)
+    except IndexNotFound:
+        current = registry.find(conn, index.name)
     if current.fingerprint != index.fingerprint:
         raise FingerprintMismatch(f"index {index.name!r} was rebuilt with {current.embedder} just now: ask again")
+    source.check(conn, current)
     return current
 
 

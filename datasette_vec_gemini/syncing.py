@@ -13,7 +13,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import numpy as np
@@ -21,8 +24,9 @@ import numpy as np
 from .chunking import covers, render, split
 from .domain import Embedder, Index, Progress, SyncReport
 from .driver import sqlite3
-from .errors import EmbedderError, EmbeddingFailed, ExtensionUnavailable, InvalidVector, TableNotFound
+from .errors import EmbedderError, EmbeddingFailed, ExtensionUnavailable, IndexNotFound, InvalidVector
 from .keys import Key
+from .schema import source_key
 from .searching import checked_embedder
 from .store import reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
@@ -78,14 +82,15 @@ def digest(text: str, fingerprint: str) -> bytes:
 
 def plan_change(seq: int, key: Key, document: str, stored: Sequence[reading.StoredChunk], embedder: Embedder) -> Change:
     """What has to happen to a document's chunks so that they are a cut of this text: nothing, if they are one."""
-    if covers(document, [old.chunk for old in stored]):
+    # An equal key may be written otherwise: in another case under NOCASE.
+    if all(old.key == key for old in stored) and covers(document, [old.chunk for old in stored]):
         return Change(seq=seq, key=key)
     wanted = {(chunk, digest(chunk.text, embedder.fingerprint)) for chunk in split(document, embedder)}
-    kept = {(old.chunk, old.digest) for old in stored} & wanted
+    kept = {(old.chunk, old.digest) for old in stored if old.key == key} & wanted
     return Change(
         seq=seq,
         key=key,
-        remove=[old.id for old in stored if (old.chunk, old.digest) not in kept],
+        remove=[old.id for old in stored if old.key != key or (old.chunk, old.digest) not in kept],
         add=sorted(wanted - kept, key=lambda pair: pair[0].position),
     )
 
@@ -100,7 +105,12 @@ class _Run:
     on_progress: OnProgress
     report: SyncReport = field(default_factory=SyncReport)
     # The process can be told from the name, the run from the token: two threads do not share claims.
-    owner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex}")
+    owner: str = field(default_factory=lambda: f"{_host()}:{os.getpid()}:{uuid4().hex}")
+    _planned: int = 0
+
+    @property
+    def _batch_rows(self) -> int:
+        return source.VIEW_KEYS if self.index.is_view else TEXT_ROWS
 
     def count(self, **more: int) -> None:
         self.report = replace(self.report, **{name: getattr(self.report, name) + n for name, n in more.items()})
@@ -108,40 +118,62 @@ class _Run:
     def sync_text(self, *, full: bool) -> None:
         conn, index = self.conn, self.index
         self._prepare(full=full)
+        # Of before the rows are read: a VACUUM from now on must be seen by the next sync.
+        schema_version = registry.observe(conn, index).schema_version
         total = reading.count_queue(conn, index)
-        if total:
-            writing.begin_text_stage(conn)
-            try:
-                while self._sync_batch():
-                    self.on_progress(Progress(stage="text", done=min(self.report.documents, total), total=total))
-                with transaction(conn):
-                    writing.enqueue_orphans(conn, index)
-                while self._sync_batch():
-                    pass
-            finally:
-                writing.end_text_stage(conn)
-        seen = registry.observe(conn, index)
-        if seen != registry.checked(conn, index):
-            with transaction(conn):
-                registry.record(conn, index, seen)
+        writing.begin_text_stage(conn)
+        try:
+            while True:
+                # Rows that are there first: a text that moved finds its vector in the chunk that stands yet.
+                self._drain(total, removing=False)
+                self._drain(total, removing=True)
+                if self._is_complete(schema_version, swept=bool(total)):
+                    break
+        finally:
+            writing.end_text_stage(conn)
+
+    def _drain(self, total: int, *, removing: bool) -> None:
+        last = 0
+        while entries := writing.queued(self.conn, self.index, after=last, limit=self._batch_rows):
+            changes = self._plan(entries, removing=removing)
+            last = max(seq for seq, _ in entries[: self._planned])
+            if changes:
+                with self.writing():
+                    added, removed, reused = writing.apply_changes(self.conn, self.index, changes)
+                self.count(documents=len(changes), chunks_added=added, chunks_removed=removed, reused=reused)
+                self.on_progress(Progress(stage="text", done=min(self.report.documents, total), total=total))
+
+    def _is_complete(self, schema_version: int, *, swept: bool) -> bool:
+        """Look for documents whose row is gone; if nothing is left to do, record what the table is like now."""
+        conn, index = self.conn, self.index
+        before = registry.checked(conn, index)
+        seen = replace(registry.observe(conn, index), schema_version=schema_version)
+        if not swept and seen == before:
+            return True
+        with self.writing():
+            writing.enqueue_orphans(conn, index)
+            if reading.count_queue(conn, index):
+                return False
+            registry.record(conn, index, replace(registry.observe(conn, index), schema_version=schema_version))
+        return True
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction on the index as it is now. Raises IndexNotFound when it was dropped or replaced meanwhile."""
+        with transaction(self.conn):
+            self.index = registry.reread(self.conn, self.index)
+            yield
 
     def _prepare(self, *, full: bool) -> None:
         """Mend what the queue depends on, and queue every row if it cannot be trusted."""
         conn, index = self.conn, self.index
-        if not registry.has_table(conn, index.table):
-            raise TableNotFound(
-                f"the table {index.table!r} of index {index.name!r} is gone: create it again, or drop the index with "
-                f"`datasette vec drop DB {index.name}`"
-            )
-        table = source.find(conn, index.table)
-        for column in index.columns:
-            table.column(column)
+        source.check(conn, index)
         reason = self._reason_for_distrust()
         if reason:
             self.report = replace(self.report, notes=(f"{reason}: every row was compared",))
         retry = reading.count_chunks(conn, index, only="embedding is null and error is not null")
         if full or reason or retry:
-            with transaction(conn):
+            with self.writing():
                 writing.install_triggers(conn, index)
                 if full or reason:
                     writing.enqueue_all(conn, index)
@@ -162,26 +194,24 @@ class _Run:
             return "rows appeared or vanished without firing a trigger"
         return None
 
-    def _sync_batch(self) -> bool:
-        """One batch of the text stage; tells whether the queue had anything."""
-        entries = writing.queued(self.conn, self.index, limit=TEXT_ROWS)
-        changes = self._plan(entries)
-        if changes:
-            with transaction(self.conn):
-                added, removed, reused = writing.apply_changes(self.conn, self.index, changes)
-            self.count(documents=len(changes), chunks_added=added, chunks_removed=removed, reused=reused)
-        return bool(changes)
-
-    def _plan(self, entries: Sequence[tuple[int, Key]]) -> list[Change]:
+    def _plan(self, entries: Sequence[tuple[int, Key]], *, removing: bool) -> list[Change]:
+        """The changes of rows that exist, or of those that do not, for as many entries as a batch may hold."""
         index, changes, characters = self.index, list[Change](), 0
-        for start in range(0, len(entries), 16):
-            part = entries[start : start + 16]
+        step = len(entries) if index.is_view else 16
+        columns = dict.fromkeys([*index.columns, *source_key(index)])
+        self._planned = 0
+        for start in range(0, len(entries), step):
+            part = entries[start : start + step]
             keys = [key for _, key in part]
-            rows = source.rows(self.conn, index, keys, columns=index.columns)
+            rows = source.rows(self.conn, index, keys, columns=columns)
             stored = reading.chunks_of(self.conn, index, keys)
+            self._planned += len(part)
             for (seq, key), row, chunks in zip(part, rows, stored, strict=True):
+                if (row is None) is not removing:
+                    continue
                 document = render(row, columns=index.columns, template=index.template) if row else ""
-                changes.append(plan_change(seq, key, document, chunks, self.embedder))
+                own = cast("Key", tuple(row[name] for name in source_key(index))) if row else key
+                changes.append(plan_change(seq, own, document, chunks, self.embedder))
                 characters += len(document)
             if characters > TEXT_CHARACTERS:
                 break
@@ -209,6 +239,8 @@ class _Run:
                     self.on_progress(Progress(stage="vectors", done=min(done, total), total=total))
                 elif not self._others_are_embedding():
                     break
+        except IndexNotFound:
+            raise
         except BaseException:
             with transaction(conn):
                 writing.release(conn, index, [self.owner])
@@ -223,7 +255,7 @@ class _Run:
         elders = [
             generation
             for generation in registry.generations(self.conn, self.index.name)
-            if generation.fingerprint == self.index.fingerprint and generation != self.index
+            if generation.fingerprint == self.index.fingerprint and generation.uid != self.index.uid
         ]
         blobs = writing.owned(self.conn, [self.index, *elders], (claimed.digest for claimed in batch))
         texts = {claimed.digest: claimed.text for claimed in batch if claimed.digest not in blobs}
@@ -233,9 +265,9 @@ class _Run:
                 reasons[key] = outcome
             else:
                 blobs[key] = pack(outcome)
-        with transaction(self.conn):
+        with self.writing():
             self._fix_scale(blobs)
-            written = [(claimed.id, blobs[claimed.digest]) for claimed in batch if claimed.digest in blobs]
+            written = [(claimed, blobs[claimed.digest]) for claimed in batch if claimed.digest in blobs]
             writing.write_vectors(self.conn, self.index, written)
             for claimed in batch:
                 if claimed.digest in reasons:
@@ -281,10 +313,19 @@ class _Run:
         return bool(claims)
 
 
+def _host() -> str:
+    """This machine, and on Linux which space of process numbers: containers may share a host's name."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{space}"
+
+
 def has_died(owner: str) -> bool:
     """Whether the process that made a claim is known to have ended; elsewhere than here nothing is known."""
     host, pid, _ = owner.rsplit(":", 2)
-    if os.name != "posix" or host != socket.gethostname():
+    if os.name != "posix" or host != _host():
         return False
     try:
         os.kill(int(pid), 0)

@@ -52,7 +52,11 @@ def test_a_blob_is_spelled_as_its_hexadecimal_digits(blob, spelled):
     assert key_to_json((1, blob)) == [1, spelled]
 
 
-@given(st.lists(TEXTS | st.integers() | st.floats(allow_nan=False), max_size=4))
+def test_infinity_which_json_has_not_is_written_as_text():
+    assert key_to_json((float("inf"), -float("inf"))) == ["inf", "-inf"]
+
+
+@given(st.lists(TEXTS | st.integers() | st.floats(allow_nan=False, allow_infinity=False), max_size=4))
 def test_numbers_and_texts_pass_into_json_as_they_are(key):
     assert key_to_json(tuple(key)) == key
     assert json.loads(json.dumps(key_to_json(key))) == key

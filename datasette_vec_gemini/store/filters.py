@@ -49,6 +49,13 @@ def compile_filters(conn: sqlite3.Connection, index: Index, filters: Mapping[str
     )
 
 
+def unqueued(index: Index, condition: Condition | None) -> Condition:
+    """The condition and that the row does not wait in the queue, so that what is indexed of it is current."""
+    keys = ", ".join(key_names(index))
+    sql = f"({keys}) not in (select {keys} from {quote_identifier(index.object('queue'))})"
+    return Condition(f"{condition.sql} and {sql}", condition.values) if condition else Condition(sql, ())
+
+
 def _parse(table: source.Source, name: str) -> tuple[str, str]:
     column, separator, operator = name.rpartition("__")
     if not separator or operator not in OPERATORS:

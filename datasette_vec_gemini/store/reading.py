@@ -18,6 +18,7 @@ class StoredChunk:
     """A chunk as it stands in the truth table, without its vector."""
 
     id: int
+    key: Key
     digest: bytes
     chunk: Chunk
 
@@ -57,14 +58,14 @@ def chunks_of(conn: sqlite3.Connection, index: Index, keys: Sequence[Sequence[ob
         cursor = conn.execute(
             f"""
             {source.wanted(index, len(part))}
-            select wanted.n, c.id, c.digest, c.position, c.start, c."end", c.text
+            select wanted.n, c.id, c.digest, c.position, c.start, c."end", c.text, {listed(key_names(index), of="c")}
             from wanted cross join {quote_identifier(index.object("chunks"))} as c on {matches}
             """,
             [value for key in part for value in key],
         )
-        for number, id_, digest, position, start, end, text in cursor:
+        for number, id_, digest, position, start, end, text, *key in cursor:
             chunk = Chunk(position=position, start=start, end=end, text=text)
-            found[first + number].append(StoredChunk(id=id_, digest=digest, chunk=chunk))
+            found[first + number].append(StoredChunk(id=id_, key=tuple(key), digest=digest, chunk=chunk))
     return [sorted(stored, key=lambda each: each.chunk.position) for stored in found]
 
 
@@ -254,12 +255,12 @@ def count_keyword_entries(conn: sqlite3.Connection, index: Index) -> int:
 
 def keyword_index_is_sound(conn: sqlite3.Connection, index: Index) -> bool:
     """FTS5's own comparison of the index with the chunks; taken to hold where the file cannot be written."""
-    fts = quote_identifier(index.object("fts"))
+    fts, was_open = quote_identifier(index.object("fts")), conn.in_transaction
     try:
         conn.execute(f"insert into {fts} ({fts}, rank) values ('integrity-check', 1)")
     except sqlite3.DatabaseError as error:
         return "malformed" not in str(error) and "corrupt" not in str(error)
     finally:
-        if conn.in_transaction:  # the driver opens one before any insert; the check itself writes nothing
+        if conn.in_transaction and not was_open:  # the driver opens one before any insert; the check writes nothing
             conn.rollback()
     return True

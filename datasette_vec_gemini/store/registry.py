@@ -29,7 +29,8 @@ class Checked:
 
 def has_table(conn: sqlite3.Connection, name: str) -> bool:
     """Whether a table or view of that name exists."""
-    return conn.execute("select 1 from sqlite_master where name = ? collate nocase", [name]).fetchone() is not None
+    sql = "select 1 from sqlite_master where type in ('table', 'view') and name = ? collate nocase"
+    return conn.execute(sql, [name]).fetchone() is not None
 
 
 def migrate(conn: sqlite3.Connection) -> None:
@@ -64,10 +65,10 @@ def building(conn: sqlite3.Connection, name: str) -> Index | None:
 
 
 def reread(conn: sqlite3.Connection, index: Index) -> Index:
-    """The same generation as the database has it now. Raises IndexNotFound when it was dropped."""
-    for current in _select(conn, "name = ? and generation = ?", [index.name, index.generation]):
+    """The same generation as the database has it now. Raises IndexNotFound when it was dropped or replaced."""
+    for current in _select(conn, "uid = ?", [index.uid]):
         return current
-    return find(conn, index.name)
+    raise IndexNotFound(f"index {index.name!r} was dropped or rebuilt meanwhile: look it up and start again")
 
 
 def generations(conn: sqlite3.Connection, name: str) -> list[Index]:
@@ -80,7 +81,7 @@ def _select(conn: sqlite3.Connection, where: str, values: list[object]) -> Itera
         return
     cursor = conn.execute(
         f"""
-        select name, generation, state, "table", is_view, columns, template, filter_columns, key,
+        select name, generation, uid, state, "table", is_view, columns, template, filter_columns, key,
             embedder, fingerprint, dimensions, quantize, int8_scale
         from _vec_indexes where {where}
         """,
@@ -115,6 +116,7 @@ def add(conn: sqlite3.Connection, index: Index) -> None:
     row = {
         "name": index.name,
         "generation": index.generation,
+        "uid": index.uid,
         "state": index.state,
         "table": index.table,
         "is_view": index.is_view,

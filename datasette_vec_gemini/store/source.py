@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ Row = dict[str, object]
 
 KEYS = 100
 """Keys a statement: for several hundred SQLite would rather build an index of its own over the whole table."""
+VIEW_KEYS = 5_000
+"""Keys a statement on a view, which may be evaluated whole for each of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +30,23 @@ class Source:
 
     def column(self, name: str) -> str:
         """The column as the table spells it. Raises ColumnNotFound with the names there are."""
-        for column in self.columns:
-            if column.casefold() == name.casefold():
-                return column
+        # The exact name first: SQLite's names differ in the case of letters beyond ASCII, ours may not even then.
+        for same in (str, str.lower):
+            for column in self.columns:
+                if same(column) == same(name):
+                    return column
         raise ColumnNotFound(f"{self.name!r} has no column {shown(name)}; it has {', '.join(self.columns)}")
 
 
 def find(conn: sqlite3.Connection, name: str) -> Source:
     """Look a table or view up, in any case. Raises TableNotFound with the names there are."""
     found = conn.execute(
-        "select name, type from sqlite_master where type in ('table', 'view') and name = ? collate nocase", [name]
+        "select name, type, sql from sqlite_master where type in ('table', 'view') and name = ? collate nocase", [name]
     ).fetchone()
+    if found is not None and re.match(r"create\s+virtual\b|\s*$", found[2] or "", re.IGNORECASE):
+        raise TableNotFound(f"{found[0]!r} is a virtual table, which takes no triggers: index a view over it")
+    if found is not None and found[0].startswith("sqlite_"):
+        raise TableNotFound(f"{found[0]!r} is one of SQLite's own tables, which takes no triggers")
     if found is None:
         there = [
             row[0]
@@ -54,7 +63,10 @@ def find(conn: sqlite3.Connection, name: str) -> Source:
     information = conn.execute(
         "select name, type, pk from pragma_table_xinfo(?) where hidden <> 1", [found[0]]
     ).fetchall()
-    columns = {column: declared for column, declared, _ in information}
+    strict = conn.execute("select strict from pragma_table_list(?) where schema = 'main'", [found[0]]).fetchone()
+    # ANY has no affinity in a STRICT table, and is a NUMERIC type's name in any other.
+    is_any = "ANY" if strict and strict[0] else None
+    columns = {column: "" if declared.upper() == is_any else declared for column, declared, _ in information}
     primary = [column for column, _, pk in sorted(information, key=lambda row: row[2]) if pk]
     is_view = found[1] == "view"
     key = () if is_view else _table_key(conn, found[0], columns, primary)
@@ -107,8 +119,10 @@ def view_key(conn: sqlite3.Connection, source: Source, names: Sequence[str]) -> 
 def matching(index: Index, *, left: str, right: str) -> str:
     """The condition that a row of the source (`left`) and one of our tables (`right`) have the same key."""
     return " and ".join(
-        f"{left}.{quote_identifier(column)} = {right}.{name}"
-        for column, name in zip(source_key(index), key_names(index), strict=True)
+        f"{left}.{quote_identifier(column.name)} = {right}.{name}"
+        # A primary key may have another collation than its column, and its index serves only that one.
+        + ("" if column.collation == "BINARY" else f" collate {column.collation}")
+        for column, name in zip(index.key, key_names(index), strict=True)
     )
 
 
@@ -129,9 +143,12 @@ def rows(
 ) -> list[Row | None]:
     """The rows of these keys, in their order, None where there is none; all columns, or only some."""
     found: list[Row | None] = [None] * len(keys)
-    for start in range(0, len(keys), KEYS):
-        part = keys[start : start + KEYS]
-        selected = "t.*" if columns is None else listed(tuple(columns), of="t")
+    step = VIEW_KEYS if index.is_view else KEYS
+    for start in range(0, len(keys), step):
+        part = keys[start : start + step]
+        # Named, because SQLite calls a rowid by another of its names.
+        own = ", ".join(f"t.{quote_identifier(name)} as {quote_identifier(name)}" for name in columns or ())
+        selected = own or "t.*"
         cursor = conn.execute(
             f"""
             {wanted(index, len(part))}
@@ -144,6 +161,22 @@ def rows(
         for number, *values in cursor:
             found[start + number] = dict(zip(names, values, strict=True))
     return found
+
+
+def check(conn: sqlite3.Connection, index: Index) -> None:
+    """Raise TableNotFound, ColumnNotFound or InvalidKey when the table is no longer what the index was made from."""
+    remedy = f"drop index {index.name!r} and make it again, or undo the change"
+    try:
+        table = find(conn, index.table)
+    except TableNotFound:
+        raise TableNotFound(f"the table {index.table!r} of index {index.name!r} is gone: {remedy}") from None
+    missing = [name for name in (*index.columns, *source_key(index)) if name not in table.columns]
+    if index.has_rowid_key:
+        missing = [name for name in index.columns if name not in table.columns]
+    if missing:
+        raise ColumnNotFound(f"{table.name!r} has no column {', '.join(map(repr, missing))} any more: {remedy}")
+    if table.is_view != index.is_view or not (table.is_view or table.key == index.key):
+        raise InvalidKey(f"{table.name!r} has another key or kind than when it was indexed: {remedy}")
 
 
 def count(conn: sqlite3.Connection, index: Index) -> int:

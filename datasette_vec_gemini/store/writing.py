@@ -13,7 +13,7 @@ from ..driver import sqlite3
 from ..errors import IndexExists
 from ..keys import Key
 from ..schema import key_names, listed, quote_identifier, source_key
-from ..vectors import Vector, pack, quantise_int8, unpack
+from ..vectors import quantise_int8, unpack
 from . import registry, source
 from .reading import has_codes, wrong_triggers
 
@@ -50,14 +50,19 @@ def create(conn: sqlite3.Connection, index: Index) -> None:
             raise IndexExists(
                 f"the database has an object {name!r}, which index {index.name!r} would need: use another --name"
             )
-    for statement in schema.tables(index):
-        conn.execute(statement)
+    restore_tables(conn, index)
     conn.execute(schema.codes(index))
     if index.state == "active":
         conn.execute(schema.view(index))
     install_triggers(conn, index)
     enqueue_all(conn, index)
     registry.add(conn, index)
+
+
+def restore_tables(conn: sqlite3.Connection, index: Index) -> None:
+    """Create what is missing of a generation's tables, empty; the vec0 table is not among them."""
+    for statement in schema.tables(index):
+        conn.execute(statement)
 
 
 def drop(conn: sqlite3.Connection, index: Index) -> None:
@@ -113,13 +118,14 @@ def enqueue_orphans(conn: sqlite3.Connection, index: Index) -> None:
     conn.execute(f"insert into {queue} ({keys}) select * from ({orphans}) where true on conflict do nothing")
 
 
-def queued(conn: sqlite3.Connection, index: Index, *, limit: int) -> list[tuple[int, Key]]:
-    """The oldest entries of the queue."""
+def queued(conn: sqlite3.Connection, index: Index, *, after: int, limit: int) -> list[tuple[int, Key]]:
+    """The oldest entries of the queue with a number greater than `after`."""
     cursor = conn.execute(
         f"""
-        select seq, {", ".join(key_names(index))} from {quote_identifier(index.object("queue"))} order by seq limit ?
+        select seq, {", ".join(key_names(index))} from {quote_identifier(index.object("queue"))}
+        where seq > ? order by seq limit ?
         """,
-        [limit],
+        [after, limit],
     )
     return [(seq, tuple(key)) for seq, *key in cursor]
 
@@ -209,13 +215,17 @@ def add_codes(conn: sqlite3.Connection, index: Index, pairs: Iterable[tuple[int,
 
 
 def claim(conn: sqlite3.Connection, index: Index, *, owner: str, limit: int, now: float, until: float) -> list[Claimed]:
-    """Take on chunks that have no vector and that nobody is embedding, oldest first."""
+    """Take on chunks that have no vector and whose text nobody else is embedding, oldest first."""
     cursor = conn.execute(
         f"""
         update {quote_identifier(index.object("chunks"))} set claim = :owner, claimed_until = :until
         where id in (
-            select id from {quote_identifier(index.object("chunks"))}
+            select id from {quote_identifier(index.object("chunks"))} as pending
             where embedding is null and error is null and (claim is null or claim = :owner or claimed_until < :now)
+            and not exists (
+                select 1 from {quote_identifier(index.object("chunks"))} as other where other.digest = pending.digest
+                and other.embedding is null and other.claim <> :owner and other.claimed_until >= :now
+            )
             order by id limit :limit
         )
         returning id, text, digest
@@ -267,22 +277,21 @@ def owned(conn: sqlite3.Connection, indexes: Sequence[Index], digests: Iterable[
     return found
 
 
-def write_vectors(conn: sqlite3.Connection, index: Index, vectors: Iterable[tuple[int, bytes]]) -> int:
+def write_vectors(conn: sqlite3.Connection, index: Index, vectors: Iterable[tuple[Claimed, bytes]]) -> None:
     """Store packed vectors and their codes; a chunk that went away or got its vector meanwhile is passed over."""
     chunks = quote_identifier(index.object("chunks"))
     stored = [
-        (id_, blob)
-        for id_, blob in vectors
+        (claimed.id, blob)
+        for claimed, blob in vectors
         if conn.execute(
             f"""
             update {chunks} set embedding = ?, claim = null, claimed_until = null, error = null
-            where id = ? and embedding is null
+            where id = ? and digest = ? and embedding is null
             """,
-            [blob, id_],
+            [blob, claimed.id, claimed.digest],
         ).rowcount
     ]
     add_codes(conn, index, stored)
-    return len(stored)
 
 
 def write_failure(conn: sqlite3.Connection, index: Index, id_: int, reason: str) -> None:
@@ -346,8 +355,3 @@ def forget_vectors(conn: sqlite3.Connection, index: Index, ids: Sequence[int]) -
     )
     if has_codes(conn, index):
         conn.executemany(f"delete from {quote_identifier(index.object('codes'))} where id = ?", [(id_,) for id_ in ids])
-
-
-def packed(vectors: Vector) -> list[bytes]:
-    """Each row of an array of shape (n, dimensions) as a BLOB."""
-    return [pack(vector) for vector in vectors]
