@@ -143,7 +143,7 @@ def search(
 ) -> None:
     """Search an index by meaning and by words."""
     asked = Query(query, k=k, mode=mode, filters=_parse_filters(filters), offset=offset)
-    with closing(connect(db, require_vec=False)) as conn:
+    with closing(connect(db, read_only=True, require_vec=False)) as conn:
         chosen = _only(conn, name)
         started = time.perf_counter()
         hits = searching.search(conn, chosen, asked)
@@ -160,7 +160,7 @@ def search(
 @_as_json
 def similar(db: Path, name: str, key: str, k: int, offset: int, filters: Sequence[str], as_json: bool) -> None:
     """Find the rows most like the row with this KEY, as it stands in Datasette's URL of the row."""
-    with closing(connect(db, require_vec=False)) as conn:
+    with closing(connect(db, read_only=True, require_vec=False)) as conn:
         chosen = _only(conn, name)
         started = time.perf_counter()
         hits = searching.similar(conn, chosen, key_from_path(key), k=k, filters=_parse_filters(filters), offset=offset)
@@ -172,7 +172,7 @@ def similar(db: Path, name: str, key: str, k: int, offset: int, filters: Sequenc
 @_as_json
 def status(db: Path, as_json: bool) -> None:
     """Say of every index what is indexed, pending, failed and empty."""
-    with closing(connect(db, require_vec=False)) as conn:
+    with closing(connect(db, read_only=True, require_vec=False)) as conn:
         found = [checking.status(conn, each) for each in _chosen(conn, ())]
     if as_json:
         print_json([each.to_dict() for each in found])
@@ -198,7 +198,7 @@ def status(db: Path, as_json: bool) -> None:
 @_as_json
 def verify(db: Path, indexes: Sequence[str], repair: bool, as_json: bool) -> None:
     """Prove indexes against their tables; exit code 1 if anything is wrong and not mended."""
-    with closing(connect(db, require_vec=False)) as conn:
+    with closing(connect(db, read_only=not repair, require_vec=False)) as conn:
         found = {each.name: checking.verify(conn, each, repair=repair) for each in _chosen(conn, indexes)}
     if as_json:
         print_json(
@@ -258,7 +258,7 @@ def drop(db: Path, name: str, vec0_only: bool) -> None:
 @_as_json
 def evaluate(db: Path, name: str, queries: Path, qrels: Path, as_json: bool) -> None:
     """Measure nDCG@10 and recall@10 of each mode against judged queries."""
-    with closing(connect(db, require_vec=False)) as conn:
+    with closing(connect(db, read_only=True, require_vec=False)) as conn:
         figures = evaluating.evaluate(
             conn, _only(conn, name), evaluating.read_queries(queries), evaluating.read_judgements(qrels)
         )

@@ -30,13 +30,26 @@ def connect(
     reads it. Without `require_vec` a machine that cannot load extensions gets a connection all the same, in which
     search scans the truth. Raises DatabaseUnavailable, ExtensionUnavailable.
     """
+    if str(path) == ":memory:":
+        return _opened(":memory:", require_vec=require_vec)
     file = Path(path)
-    if str(path) != ":memory:" and not create and not file.exists():
+    if not create and not file.exists():
         raise DatabaseUnavailable(f"there is no file {file.name!r} at that path: check it")
-    mode = "ro" if read_only else "rwc" if create else "rw"
-    uri = ":memory:" if str(path) == ":memory:" else f"file:{quote(os.fsencode(file.absolute()))}?mode={mode}"
+    uri = f"file:{quote(os.fsencode(file.absolute()))}?mode={'ro' if read_only else 'rwc' if create else 'rw'}"
+    try:
+        return _opened(uri, require_vec=require_vec)
+    except DatabaseUnavailable:
+        # A file in WAL mode needs its -shm, which nobody can make in a directory that is read-only; where no -wal waits
+        # to be read the file is all there is.
+        wal = file.with_name(f"{file.name}-wal")
+        if not read_only or (wal.exists() and wal.stat().st_size):
+            raise
+        return _opened(f"{uri}&immutable=1", require_vec=require_vec)
+
+
+def _opened(uri: str, *, require_vec: bool) -> sqlite3.Connection:
     with mapped_errors():
-        conn = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+        conn = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)
         try:
             conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
             conn.execute("select count(*) from sqlite_master").fetchone()

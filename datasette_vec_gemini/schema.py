@@ -85,6 +85,11 @@ def listed(names: list[str] | tuple[str, ...], *, of: str = "") -> str:
     return ", ".join(prefix + quote_identifier(name) for name in names)
 
 
+def in_main(table: str) -> str:
+    """A table of the user's as `main."name"`: a temporary one of the same name would hide it."""
+    return f"main.{quote_identifier(table)}"
+
+
 def source_key(index: Index) -> list[str]:
     """The key columns by the names the source table gives them."""
     return [column.name for column in index.key]

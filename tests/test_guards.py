@@ -85,7 +85,7 @@ def test_a_rebuild_whose_successor_was_taken_away_leaves_the_index_alone(conn, d
     assert verify(conn, index) == []
 
 
-def test_int8_codes_of_two_first_syncs_share_one_scale(conn, other, recorder):
+def test_int8_codes_of_two_first_syncs_share_one_scale(conn, path, recorder):
     conn.execute("create table t (id integer primary key, body text)")
     conn.executemany("insert into t (body) values (?)", [(f"word{n} " * (n % 5 + 1),) for n in range(40)])
     conn.commit()
@@ -94,7 +94,7 @@ def test_int8_codes_of_two_first_syncs_share_one_scale(conn, other, recorder):
     started = threading.Event()
 
     def sync_too():
-        connection = connect(conn.execute("select file from pragma_database_list").fetchone()[0])
+        connection = connect(path)
         second.meanwhile = started.set
         sync(connection, index, embedder=second)
         connection.close()
@@ -300,3 +300,16 @@ def test_a_long_text_without_breaks_is_cut_in_reasonable_time(conn, recorder):
     (hit,) = search(conn, index, Query("zebra", mode="keyword"))
     assert hit.row["body"][hit.chunk.start : hit.chunk.end] == hit.chunk.text
     assert verify(conn, index) == []
+
+
+def test_a_temporary_table_of_the_same_name_hides_nothing(conn, docs, recorder):
+    sync(conn, docs, embedder=recorder)
+    recorder.texts = []
+    conn.execute("create temp table docs as select 1 as id, 'x' as title, 'y' as body, 'z' as category")
+    conn.execute("insert into main.docs (id, body) values (50, 'zebra')")
+    conn.commit()
+    report = sync(conn, docs, embedder=recorder)
+    assert (recorder.texts, report.chunks_removed) == (["zebra"], 0)
+    assert keys(conn, docs, "zebra", k=1, filters={"id__gt": 5}) == [(50,)]
+    conn.execute("drop table temp.docs")
+    assert verify(conn, docs) == []

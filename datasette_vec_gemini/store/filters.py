@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import ColumnNotFound, InvalidFilter, shown
-from ..schema import key_names, listed, quote_identifier, source_key
+from ..schema import in_main, key_names, listed, quote_identifier, source_key
 from . import source
 
 OPERATORS = ("exact", "not", "gt", "gte", "lt", "lte", "in", "isnull")
@@ -44,7 +44,7 @@ def compile_filters(conn: sqlite3.Connection, index: Index, filters: Mapping[str
     keys = ", ".join(key_names(index))
     selected = listed(source_key(index))
     return Condition(
-        f"({keys}) in (select {selected} from {quote_identifier(table.name)} where {' and '.join(parts)})",
+        f"({keys}) in (select {selected} from {in_main(table.name)} where {' and '.join(parts)})",
         tuple(values),
     )
 

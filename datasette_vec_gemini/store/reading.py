@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..domain import Chunk, Index
 from ..driver import sqlite3
 from ..keys import Key
-from ..schema import key_names, listed, quote_identifier, source_key, triggers
+from ..schema import in_main, key_names, listed, quote_identifier, source_key, triggers
 from . import source
 from .registry import has_table
 
@@ -127,7 +127,7 @@ def count_pending(conn: sqlite3.Connection, index: Index) -> int:
 
 def counts(conn: sqlite3.Connection, index: Index) -> Counts:
     """Every row of the source in exactly one class, from one snapshot."""
-    table = quote_identifier(index.table)
+    table = in_main(index.table)
     chunks, queue = quote_identifier(index.object("chunks")), quote_identifier(index.object("queue"))
     keys = ", ".join(key_names(index))
     rows, pending, failed, empty = conn.execute(
@@ -190,7 +190,7 @@ def wrong_triggers(conn: sqlite3.Connection, index: Index) -> dict[str, str]:
 
 def all_keys(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:
     """The key of every row of the source that has one, and of every document whose row is gone, as a cursor."""
-    table, chunks = quote_identifier(index.table), quote_identifier(index.object("chunks"))
+    table, chunks = in_main(index.table), quote_identifier(index.object("chunks"))
     return conn.execute(
         f"""
         select {listed(source_key(index), of="t")} from {table} as t where {source.has_key(index, of="t")}

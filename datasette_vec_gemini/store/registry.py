@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from ..domain import Index, KeyColumn
 from ..driver import sqlite3
 from ..errors import IndexNotFound, shown
-from ..schema import migrations, quote_identifier
+from ..schema import in_main, migrations, quote_identifier
 from . import source
 from .transactions import database, mapped_errors
 
@@ -166,7 +166,7 @@ def observe(conn: sqlite3.Connection, index: Index) -> Checked:
     greatest = None
     if not index.is_view:
         try:
-            (greatest,) = conn.execute(f"select max(_rowid_) from {quote_identifier(index.table)}").fetchone()
+            (greatest,) = conn.execute(f"select max(_rowid_) from {in_main(index.table)}").fetchone()
         except sqlite3.OperationalError:  # WITHOUT ROWID
             greatest = None
     return Checked(

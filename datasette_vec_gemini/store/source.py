@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..domain import Index, KeyColumn
 from ..driver import sqlite3
 from ..errors import ColumnNotFound, InvalidKey, TableNotFound, shown
-from ..schema import key_column, key_names, listed, quote_identifier, source_key
+from ..schema import in_main, key_column, key_names, listed, quote_identifier, source_key
 
 Row = dict[str, object]
 
@@ -61,7 +61,7 @@ def find(conn: sqlite3.Connection, name: str) -> Source:
             f"the database has no table or view {shown(name)}; it has {', '.join(there) or 'none at all'}"
         )
     information = conn.execute(
-        "select name, type, pk from pragma_table_xinfo(?) where hidden <> 1", [found[0]]
+        "select name, type, pk from pragma_table_xinfo(?, 'main') where hidden <> 1", [found[0]]
     ).fetchall()
     strict = conn.execute("select strict from pragma_table_list(?) where schema = 'main'", [found[0]]).fetchone()
     # ANY has no affinity in a STRICT table, and is a NUMERIC type's name in any other.
@@ -85,7 +85,7 @@ def _table_key(
     collations = dict(
         conn.execute(
             """
-            select x.name, x.coll from pragma_index_list(?) as l, pragma_index_xinfo(l.name) as x
+            select x.name, x.coll from pragma_index_list(?, 'main') as l, pragma_index_xinfo(l.name, 'main') as x
             where l.origin = 'pk' and x.key
             """,
             [table],
@@ -105,7 +105,7 @@ def view_key(conn: sqlite3.Connection, source: Source, names: Sequence[str]) -> 
     duplicates = conn.execute(
         f"""
         select count(*) from (
-            select 1 from {quote_identifier(source.name)} group by {columns} having count(*) > 1
+            select 1 from {in_main(source.name)} group by {columns} having count(*) > 1
         )
         """
     ).fetchone()[0]
@@ -152,7 +152,7 @@ def rows(
         cursor = conn.execute(
             f"""
             {wanted(index, len(part))}
-            select wanted.n, {selected} from wanted cross join {quote_identifier(index.table)} as t
+            select wanted.n, {selected} from wanted cross join {in_main(index.table)} as t
             on {matching(index, left="t", right="wanted")}
             """,
             [value for key in part for value in key],
@@ -182,6 +182,6 @@ def check(conn: sqlite3.Connection, index: Index) -> None:
 def count(conn: sqlite3.Connection, index: Index) -> int:
     """How many rows the source has that can be identified."""
     total: int = conn.execute(
-        f"select count(*) from {quote_identifier(index.table)} as t where {has_key(index, of='t')}"
+        f"select count(*) from {in_main(index.table)} as t where {has_key(index, of='t')}"
     ).fetchone()[0]
     return total

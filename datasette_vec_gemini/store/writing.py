@@ -12,7 +12,7 @@ from ..domain import Chunk, Index, Kind
 from ..driver import sqlite3
 from ..errors import IndexExists
 from ..keys import Key
-from ..schema import key_names, listed, quote_identifier, source_key
+from ..schema import in_main, key_names, listed, quote_identifier, source_key
 from ..vectors import quantise_int8, unpack
 from . import registry, source
 from .reading import has_codes, wrong_triggers
@@ -96,7 +96,7 @@ def enqueue_all(conn: sqlite3.Connection, index: Index) -> None:
     conn.execute(
         f"""
         insert into {queue} ({keys})
-        select {listed(source_key(index), of="t")} from {quote_identifier(index.table)} as t
+        select {listed(source_key(index), of="t")} from {in_main(index.table)} as t
         where {source.has_key(index, of="t")}
         on conflict do nothing
         """
@@ -107,7 +107,7 @@ def enqueue_all(conn: sqlite3.Connection, index: Index) -> None:
 def enqueue_orphans(conn: sqlite3.Connection, index: Index) -> None:
     """Queue the documents whose row is gone; REPLACE through another unique column removes rows behind our triggers."""
     queue, keys = quote_identifier(index.object("queue")), ", ".join(key_names(index))
-    chunks, table = quote_identifier(index.object("chunks")), quote_identifier(index.table)
+    chunks, table = quote_identifier(index.object("chunks")), in_main(index.table)
     if index.is_view:  # a view may have no index to look its rows up with
         orphans = f"select {keys} from {chunks} except select {listed(source_key(index))} from {table}"
     else:
