@@ -119,7 +119,7 @@ def tables(index: Index) -> list[str]:
         """,
         f"""
         create index if not exists {quote_identifier(index.object("chunks") + "_pending")}
-        on {chunks} (id) where embedding is null
+        on {chunks} (length(text)) where embedding is null
         """,
         f"""
         create virtual table if not exists {fts} using fts5 (

@@ -215,7 +215,11 @@ def add_codes(conn: sqlite3.Connection, index: Index, pairs: Iterable[tuple[int,
 
 
 def claim(conn: sqlite3.Connection, index: Index, *, owner: str, limit: int, now: float, until: float) -> list[Claimed]:
-    """Take on chunks that have no vector and whose text nobody else is embedding, oldest first."""
+    """Take on chunks that have no vector and whose text nobody else is embedding.
+
+    The longest come first: texts of like length share a batch without padding, and an estimate of the time that is
+    left errs on the safe side.
+    """
     cursor = conn.execute(
         f"""
         update {quote_identifier(index.object("chunks"))} set claim = :owner, claimed_until = :until
@@ -226,7 +230,7 @@ def claim(conn: sqlite3.Connection, index: Index, *, owner: str, limit: int, now
                 select 1 from {quote_identifier(index.object("chunks"))} as other where other.digest = pending.digest
                 and other.embedding is null and other.claim <> :owner and other.claimed_until >= :now
             )
-            order by id limit :limit
+            order by length(text) desc, id desc limit :limit
         )
         returning id, text, digest
         """,
