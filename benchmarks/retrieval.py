@@ -35,7 +35,7 @@ def measure(name: str, data: Path, directory: Path) -> None:
     elif name == "cisi":
         report("cisi: hybrid nDCG@10", hybrid, at_least=0.42)
     else:
-        # No target: the model speaks English, so hybrid leaves Russian to the keywords, but for questions mostly in Latin.
+        # No target: the model speaks English, so hybrid leaves Russian to the keywords (not questions mostly in Latin).
         report(f"{name}: hybrid over keyword", hybrid - keyword)
     conn.close()
 
