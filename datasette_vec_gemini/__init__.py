@@ -18,28 +18,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .access import Access
     from .checking import Problem, Status, status, verify
     from .connection import connect, prepare
-    from .domain import Chunk, Embedder, Hit, Index, Progress, Query, SyncReport, Why
+    from .domain import Chunk, Embedder, Estimate, Hit, Index, Progress, Query, SyncReport, Why
     from .driver import sqlite3
     from .embedders import load as load_embedder
     from .errors import VecError
+    from .estimating import estimate
     from .hookspecs import hookimpl
     from .indexing import create_index, drop, rebuild
+    from .paid import PaidEmbedder
     from .searching import embed, search, similar
     from .store.registry import find as find_index
     from .store.registry import indexes
     from .syncing import sync
 
 _HOMES = {
+    "access": ("Access",),
     "checking": ("Problem", "Status", "status", "verify"),
     "connection": ("connect", "prepare"),
-    "domain": ("Chunk", "Embedder", "Hit", "Index", "Progress", "Query", "SyncReport", "Why"),
+    "domain": ("Chunk", "Embedder", "Estimate", "Hit", "Index", "Progress", "Query", "SyncReport", "Why"),
     "driver": ("sqlite3",),
     "embedders": ("load_embedder",),
     "errors": ("VecError",),
+    "estimating": ("estimate",),
     "hookspecs": ("hookimpl",),
     "indexing": ("create_index", "drop", "rebuild"),
+    "paid": ("PaidEmbedder",),
     "searching": ("embed", "search", "similar"),
     "store.registry": ("find_index", "indexes"),
     "syncing": ("sync",),
@@ -47,10 +53,13 @@ _HOMES = {
 _RENAMED = {"load_embedder": "load", "find_index": "find"}
 
 __all__ = [
+    "Access",
     "Chunk",
     "Embedder",
+    "Estimate",
     "Hit",
     "Index",
+    "PaidEmbedder",
     "Problem",
     "Progress",
     "Query",
@@ -62,6 +71,7 @@ __all__ = [
     "create_index",
     "drop",
     "embed",
+    "estimate",
     "find_index",
     "hookimpl",
     "indexes",

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .chunking import covers, render
+from .chunking import covers, digest, render
 from .domain import Embedder, Index, Kind
 from .driver import sqlite3
 from .keys import Key, key_to_path
 from .store import reading, registry, source, writing
 from .store.nearest import nearest
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
-from .syncing import digest, sync
+from .syncing import sync
 from .vectors import unpack
 
 _BATCH = 500
@@ -91,6 +91,9 @@ def _warnings(conn: sqlite3.Connection, index: Index) -> Iterator[str]:
     begun = registry.building(conn, index.name)
     if begun:
         yield f"generation {begun.generation} with {begun.embedder} is not finished: run `rebuild` again to go on"
+    for old in registry.generations(conn, index.name):
+        if old.state == "retired":
+            yield f"the vectors of generation {old.generation} with {old.embedder} are kept: a `rebuild` drops them"
 
 
 def verify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,6 +113,12 @@ def covers(text: str, chunks: Iterable[Chunk]) -> bool:
             return False
         reached = chunk.end
     return not text[reached:].strip()
+
+
+def digest(text: str, fingerprint: str) -> bytes:
+    """Sixteen bytes of BLAKE2b over a chunk's text, keyed by the model's fingerprint: which vector it must have."""
+    key = hashlib.blake2b(fingerprint.encode(), digest_size=32).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
 
 
 @lru_cache(maxsize=64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
+from .access import PREFIX, SETTINGS, Access
 from .domain import MAX_HITS, MODES, Mode
 from .errors import InvalidSetting, shown
+from .gate import SQL_EMBEDDING, TEXTS_PER_MINUTE, Gate, SqlEmbedding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,24 +21,64 @@ class Settings:
     page_size: int = 10
 
 
+_GATE = ("sql_embedding", "sql_texts_per_minute")
+OF_INSTANCE = (*SETTINGS, *_GATE)
+"""What can only stand at the top: keys, addresses, limits and dollars are no matter of one table."""
+
+
 def settings(*layers: tuple[str, object]) -> Settings:
-    """Merge layers of (where, mapping), the most general first. Raises InvalidSetting that names the place.
+    """Merge layers of (where, mapping), the instance first. Raises InvalidSetting that names the place.
 
     Datasette itself does not merge plugin configuration: the innermost block would hide the others whole.
     """
-    known = {field.name for field in fields(Settings)}
+    own = [field.name for field in fields(Settings)]
     merged: dict[str, Any] = {}
-    for where, layer in layers:
-        if not isinstance(layer, Mapping | None):
-            raise InvalidSetting(f"{where}: expected settings such as page_size: 10, found {shown(layer)}")
-        for name, value in (layer or {}).items():
-            if name not in known:
-                raise InvalidSetting(
-                    f"{where}: there is no setting {shown(name)}; there are {', '.join(sorted(known))}"
-                )
-            _check(where, name, value)
-            merged[name] = value
+    for level, (where, layer) in enumerate(layers):
+        for name, value in _mapping(where, layer).items():
+            if name in own:
+                _check(where, name, value)
+                merged[name] = value
+            elif name not in OF_INSTANCE:
+                known = ", ".join(sorted([*own, *OF_INSTANCE] if level == 0 else own))
+                raise InvalidSetting(f"{where}: there is no setting {shown(name)}; there are {known}")
+            elif level:
+                raise InvalidSetting(f"{where}: {name} can only be set for the whole instance")
     return Settings(**merged)
+
+
+def access(where: str, layer: object) -> Access:
+    """How paid services are reached: by the instance's settings, else by the environment. Raises InvalidSetting."""
+    given = {name: value for name, value in _mapping(where, layer).items() if name in SETTINGS}
+    return Access.from_settings(given)
+
+
+def gate(
+    layer: Mapping[str, object],
+    *,
+    where: str = "the environment",
+    may_embed: Callable[[], bool] = lambda: True,
+    environment: Mapping[str, str] = os.environ,
+) -> Gate:
+    """The gate of SQL functions by `sql_embedding` and `sql_texts_per_minute`. Raises InvalidSetting."""
+    found = {name: environment.get(PREFIX + name.upper()) if layer.get(name) is None else layer[name] for name in _GATE}
+    mode, count = found["sql_embedding"] or "auto", found["sql_texts_per_minute"]
+    if mode not in SQL_EMBEDDING:
+        # YAML reads a bare on and off as true and false.
+        mode = ("on" if mode else "off") if isinstance(mode, bool) else None
+    if mode is None:
+        raise InvalidSetting(
+            f"{where}: sql_embedding is {shown(found['sql_embedding'])}; it can be {', '.join(SQL_EMBEDDING)}"
+        )
+    text = str(TEXTS_PER_MINUTE if count is None else count)
+    if isinstance(count, bool) or not text.isdecimal():
+        raise InvalidSetting(f"{where}: sql_texts_per_minute is {shown(count)}; it must be a whole number from 0")
+    return Gate(mode=cast("SqlEmbedding", mode), texts_per_minute=int(text), may_embed=may_embed)
+
+
+def _mapping(where: str, layer: object) -> Mapping[str, Any]:
+    if not isinstance(layer, Mapping | None):
+        raise InvalidSetting(f"{where}: expected settings such as page_size: 10, found {shown(layer)}")
+    return layer or {}
 
 
 def _check(where: str, name: str, value: object) -> None:

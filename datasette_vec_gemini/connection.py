@@ -8,12 +8,15 @@ loading.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
-from . import functions
+from . import config
 from .driver import sqlite3
 from .errors import DatabaseUnavailable, ExtensionUnavailable
+from .functions import Functions
+from .gate import Gate
 from .store.reading import has_vec
 from .store.transactions import mapped_errors
 
@@ -60,20 +63,37 @@ def _opened(uri: str, *, require_vec: bool) -> sqlite3.Connection:
     return conn
 
 
-def prepare(conn: sqlite3.Connection, *, require_vec: bool = True) -> bool:
+def prepare(conn: sqlite3.Connection, *, require_vec: bool = True, functions: Functions | None = None) -> bool:
     """Give a connection of this process's SQLite library sqlite-vec and our functions; tells whether it got the first.
 
     Extension loading is switched off again afterwards. A sqlite-vec that the connection has already is left as it is:
     two versions of it in one process crash. Raises ExtensionUnavailable.
     """
     conn.execute(f"pragma mmap_size = {MMAP_BYTES}").fetchone()
-    functions.register(conn)
+    (functions or Functions(_gate())).register(conn)
+    return load_vec(conn, required=require_vec)
+
+
+def prepare_lightly(conn: sqlite3.Connection) -> None:
+    """Give a connection of somebody else's sqlite-vec, where that can be, and `embed_gemini`; it is not kept alive."""
+    Functions(_gate()).register_embed_gemini(conn)
+    load_vec(conn, required=False)
+
+
+@lru_cache(maxsize=1)
+def _gate() -> Gate:
+    """The gate of everything in this process that is no Datasette."""
+    return config.gate({})
+
+
+def load_vec(conn: sqlite3.Connection, *, required: bool = True) -> bool:
+    """Load sqlite-vec; tells whether the connection has it."""
     if has_vec(conn):
         return True
     try:
         _load_vec(conn)
     except ExtensionUnavailable:
-        if require_vec:
+        if required:
             raise
         return False
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from uuid import uuid4
 
@@ -60,7 +60,7 @@ class Index:
     quantize: Quantize = "bit"
     int8_scale: float | None = None
     generation: int = 1
-    state: Literal["building", "active"] = "active"
+    state: Literal["building", "active", "retired"] = "active"
     is_view: bool = False
     uid: str = field(default_factory=lambda: uuid4().hex)
 
@@ -225,7 +225,8 @@ class SyncReport:
     """What one sync did.
 
     `documents` were read again; `embedded` vectors were computed, `reused` ones were owned already; `failed` counts
-    chunks that the model refuses, `pending` chunks that another process is embedding at this moment.
+    chunks that the model refuses, `pending` chunks that another process is embedding at this moment. `tokens` and `usd`
+    are what a paid model counted and what that costs.
     """
 
     documents: int = 0
@@ -235,8 +236,32 @@ class SyncReport:
     reused: int = 0
     failed: int = 0
     pending: int = 0
+    tokens: int = 0
+    usd: float = 0.0
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What giving vectors to the pending chunks of an index would take, counted on this machine without any call.
+
+    `chunks` of `rows` are pending; `tokens` is rather too many, `usd` is at the prices as of `prices_as_of`, both 0 for
+    a model that costs nothing; `minutes` is at least what the limits a minute demand.
+    """
+
+    index: str
+    embedder: str
+    rows: int
+    chunks: int
+    tokens: int
+    usd: float
+    minutes: float
+    prices_as_of: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate as JSON prints it."""
+        return asdict(self)
 
 
 @runtime_checkable
@@ -276,6 +301,11 @@ class Embedder(Protocol):
     @property
     def paid(self) -> bool:
         """Whether a call costs money."""
+        ...
+
+    @property
+    def matryoshka(self) -> bool:
+        """Whether its vectors cut to n dimensions, made unit length again, are those of the model with n dimensions."""
         ...
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:

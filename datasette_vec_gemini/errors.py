@@ -15,14 +15,19 @@
         IndexNotFound
         DocumentNotFound
         UnknownEmbedder
+        ConfirmationNeeded       this would cost money and nobody said yes
       DatabaseUnavailable        missing, locked, read-only, full, or not a database
       TransactionOpen
       ExtensionUnavailable       sqlite-vec cannot be loaded, or FTS5 is missing
       FingerprintMismatch        vectors of one model asked with another
       EmbedderError
-        EmbedderUnavailable      a package or a model file is missing or not the pinned one
+        EmbedderUnavailable      a package, a model file, a key or a model is missing or not the right one
+        ServiceUnavailable       a remote model does not answer, or not in time
         EmbeddingFailed          these texts could not be embedded
-        InvalidVector            wrong dimensions, not finite, or zero
+        InvalidVector            wrong count, order or dimensions, not finite, or zero
+        GateClosed               a new text of a SQL function or a visitor is not embedded now
+        QuotaReached             exit code 4: the service gives no more today
+        BudgetReached            exit code 4: the dollars allowed for a run or a day are spent
 
 A message says what is wrong, with the values, and the remedy; it never holds a key, the text of a document or a path of
 the server. Errors of SQLite are mapped where public functions end (`store.transactions.mapped_errors`).
@@ -30,7 +35,13 @@ the server. Errors of SQLite are mapped where public functions end (`store.trans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from reprlib import Repr
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = 80
@@ -97,6 +108,10 @@ class UnknownEmbedder(UsageError):
     """No embedder is registered under that name, or its specification does not parse."""
 
 
+class ConfirmationNeeded(UsageError):
+    """A paid run was asked for without a word on its cost; the message gives the estimate and how to say yes."""
+
+
 class DatabaseUnavailable(VecError):
     """SQLite could not open, read or write the file: missing, locked, read-only, full or not a database."""
 
@@ -114,16 +129,42 @@ class FingerprintMismatch(VecError):
 
 
 class EmbedderError(VecError):
-    """Base of the errors that come from a model."""
+    """Base of the errors that come from a model.
+
+    `outcomes`, where the model can tell its texts apart, has for each of them its vector, the reason why it has none,
+    or None where it was not asked: what was paid for is not lost with the rest of its batch.
+    """
+
+    outcomes: Sequence[NDArray[np.float32] | str | None] | None = None
 
 
 class EmbedderUnavailable(EmbedderError):
-    """The model cannot be used on this machine; the message says what to install."""
+    """The model cannot be used here: the message says what to install, which key is refused or which model is gone."""
+
+
+class ServiceUnavailable(EmbedderError):
+    """A remote model did not answer, again and again, or not within the time that the caller has; try again later."""
 
 
 class EmbeddingFailed(EmbedderError):
-    """The model refused these texts; the caller splits the batch and records the text that fails alone."""
+    """The model refused these texts; without `outcomes` the caller splits the batch to find the one that fails."""
 
 
 class InvalidVector(EmbedderError):
     """A model returned, or a caller passed, something that is not a usable vector."""
+
+
+class GateClosed(EmbedderError):
+    """The gate before paid embeddings lets this new text not pass: by whom, how often or when it was asked."""
+
+
+class QuotaReached(EmbedderError):
+    """The service's own quota is used up for today, or is zero; what was embedded is kept, go on when it is renewed."""
+
+    exit_code = 4
+
+
+class BudgetReached(EmbedderError):
+    """The next request could cost more than is left of the dollars allowed; what was embedded is kept."""
+
+    exit_code = 4

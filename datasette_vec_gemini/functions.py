@@ -3,25 +3,102 @@
 from __future__ import annotations
 
 import json
-from typing import cast
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TypeVar, cast
+from urllib.parse import quote
 
-from .domain import Mode, Query
+from . import embedders
+from .access import Access
+from .budget import ledger_of
+from .domain import Embedder, Mode, Query, check_text
 from .driver import sqlite3
-from .errors import InvalidFilter, InvalidQuery
+from .embedders.service import TASKS
+from .errors import InvalidFilter, InvalidQuery, VecError, shown
+from .gate import SQL_SECONDS, Gate
+from .paid import PaidEmbedder
 from .searching import answer, embed
 from .store import registry
+from .vectors import Vector, pack
+
+GEMINI = ("gemini", "google-generativeai")
+_SPECIFICATION_SECONDS = 2.0
+_T = TypeVar("_T")
 
 
-def register(conn: sqlite3.Connection) -> None:
-    """Define `semantic_search(index, query [, k [, mode [, filters_json [, offset]]]])` on the connection.
+class Functions:
+    """The functions of connections to one database: what they embed with, through which gate, on whose account.
 
-    It returns the hits as a JSON array for `json_each`, each as `Hit.to_dict` gives it; NULL for a NULL query.
-    `filters_json` is an object of `column__op` to value. SQLite drivers hide the message of an error raised in a
-    function, so the CLI and the page are the places to see what was wrong with a query.
+    `access` is that of the environment if None; spending is written to `ledger`, the database's own if None.
     """
 
-    # A connection takes no weak reference: its functions keep it alive until it is closed.
-    def semantic_search(index: str, text: str | None, *options: object) -> str | None:
+    def __init__(self, gate: Gate, *, access: Access | None = None, ledger: str | None = None) -> None:
+        self._gate = gate
+        self._access = access
+        self._ledger = ledger
+
+    def register(self, conn: sqlite3.Connection) -> None:
+        """Define `embed_gemini` and `semantic_search` on a connection.
+
+        SQLite drivers hide the message of an error raised in a function; `Gate.errors` and the log have it.
+        """
+        self.register_embed_gemini(conn)
+
+        # A connection takes no weak reference: this function keeps it alive until it is closed.
+        def semantic_search(index: str, text: str | None, *options: object) -> str | None:
+            return self._noted(lambda: self._search(conn, index, text, options))
+
+        for arguments in range(2, 7):
+            conn.create_function("semantic_search", arguments, semantic_search)
+
+    def register_embed_gemini(self, conn: sqlite3.Connection) -> None:
+        """Define `embed_gemini(text [, task_type])` on a connection, which it does not keep alive.
+
+        It returns a float32 BLOB of the model of the database's Gemini indexes, gemini-embedding-2 where there is none
+        or more than one; NULL for NULL and for blank text. The task type is RETRIEVAL_QUERY unless given. Equal texts
+        give equal vectors within a process, and are paid for once.
+        """
+        file = ledger_of(conn)
+
+        def embed_gemini(text: object, task_type: object = None) -> bytes | None:
+            return self._noted(lambda: self._embed_gemini(file, text, task_type))
+
+        for arguments in (1, 2):
+            conn.create_function("embed_gemini", arguments, embed_gemini, deterministic=True)
+
+    def _noted(self, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except VecError as error:
+            self._gate.note(error)
+            raise
+
+    def _embed_gemini(self, file: str, text: object, task_type: object) -> bytes | None:
+        if text is None or (isinstance(text, str) and not text.strip()):
+            return None
+        if not isinstance(text, str | int | float):
+            raise InvalidQuery(f"embed_gemini takes text, this is a {type(text).__name__}")
+        check_text(str(text))
+        task = str(task_type or "RETRIEVAL_QUERY").upper()
+        if task not in TASKS:
+            raise InvalidQuery(f"task type {shown(task_type)} is not known; it can be {', '.join(TASKS)}")
+        embedder = embedders.load(_specification(file), self._access)
+        return pack(self._vector(embedder, str(text), task, file))
+
+    def _vector(self, embedder: Embedder, text: str, task: str, file: str) -> Vector:
+        if not isinstance(embedder, PaidEmbedder):
+            return embedder.embed_query(text)
+        charged = embedder.charged_to(file if self._ledger is None else self._ledger)
+        return self._gate.vector(charged, text, task=task, timeout_seconds=SQL_SECONDS)
+
+    def _search(
+        self, conn: sqlite3.Connection, index: str, text: str | None, options: tuple[object, ...]
+    ) -> str | None:
+        """Hits as a JSON array for `json_each`, each as `Hit.to_dict` gives it; NULL for a NULL query.
+
+        `options` are k, mode, filters as a JSON object of `column__op` to value, and offset.
+        """
         if text is None:
             return None
         k, mode, filters, offset = (*options, *(None,) * 4)[:4]
@@ -33,11 +110,35 @@ def register(conn: sqlite3.Connection) -> None:
             offset=_integer(offset, "offset", 0),
         )
         found = registry.find(conn, index)
-        # Not `search`: the statement that calls this reads one state already, and a transaction would end it.
-        return json.dumps([hit.to_dict() for hit in answer(conn, found, embed(found, query))], ensure_ascii=False)
+        file = ledger_of(conn)
 
-    for arguments in range(2, 7):
-        conn.create_function("semantic_search", arguments, semantic_search)
+        def ask(model: Embedder, text: str) -> Vector:
+            return self._vector(model, text, "RETRIEVAL_QUERY", file)
+
+        asked = embed(found, query, access=self._access, ask=ask)
+        # Not `search`: the statement that calls this reads one state already, and a transaction would end it.
+        return json.dumps([hit.to_dict() for hit in answer(conn, found, asked)], ensure_ascii=False)
+
+
+_specifications: dict[str, tuple[float, str]] = {}
+
+
+def _specification(file: str) -> str:
+    """The embedder of the database's Gemini indexes, where they agree; looked up anew every other second."""
+    now = time.monotonic()
+    known = _specifications.get(file)
+    if known and now < known[0]:
+        return known[1]
+    found: set[str] = set()
+    if file:
+        try:
+            with closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True)) as conn:
+                found = {i.embedder for i in registry.indexes(conn) if i.embedder.startswith(GEMINI)}
+        except (sqlite3.Error, VecError):
+            found = set()
+    specification = found.pop() if len(found) == 1 else GEMINI[0]
+    _specifications[file] = (now + _SPECIFICATION_SECONDS, specification)
+    return specification
 
 
 def _integer(value: object, name: str, default: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
 from . import embedders
 from .chunking import placeholders, respell
-from .domain import Embedder, Index, Quantize, SyncReport
+from .domain import Embedder, Estimate, Index, Quantize, SyncReport
 from .driver import sqlite3
 from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
 from .store import reading, registry, source, writing
@@ -75,6 +75,9 @@ def rebuild(
     *,
     embedder: str | Embedder | None = None,
     quantize: Quantize | None = None,
+    keep_old: bool = False,
+    max_usd: float | None = None,
+    approve: Callable[[Estimate], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Index, SyncReport]:
     """Make the keyword index and the codes anew from the truth; with another embedder or quantizer, a new generation.
@@ -82,7 +85,9 @@ def rebuild(
     The next generation is built beside the active one, which answers searches until the new one is complete; then they
     change places in one transaction. Interrupted, the next call without arguments goes on with what is there; one that
     names the active embedder gives it up. When the new model refuses more chunks than the old one did, the report
-    counts them and the old generation stays. Vectors of the same model are copied. Raises like `sync`.
+    counts them and the old generation stays. Vectors of the same model are copied, those of the same model with more
+    dimensions cut. With `keep_old` the vectors of earlier generations stay, so that going back costs nothing, until a
+    rebuild without it. `max_usd` and `approve` are as in `sync`. Raises like `sync`.
     """
     refuse_open_transaction(conn)
     with mapped_errors():
@@ -106,18 +111,23 @@ def rebuild(
             with transaction(conn):
                 if begun:
                     writing.drop(conn, begun)
+                _drop_retired(conn, index, keep_old=keep_old)
                 writing.rebuild_fts(conn, index)
                 writing.rebuild_codes(conn, index)
-            return index, sync(conn, index, embedder=model, on_progress=on_progress)
+            return index, sync(conn, index, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress)
         _check_dimensions(wanted)
         successor = _successor(conn, wanted, begun)
-        report = sync(conn, successor, embedder=model, on_progress=on_progress)
+        report = sync(conn, successor, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress)
         refused = reading.count_chunks(conn, index, only="embedding is null and error is not null")
         if report.failed > refused:
             return index, report
         with transaction(conn):
             successor = registry.reread(conn, successor)
-            writing.drop(conn, registry.reread(conn, index))
+            if keep_old:
+                writing.retire(conn, registry.reread(conn, index))
+            else:
+                writing.drop(conn, registry.reread(conn, index))
+            _drop_retired(conn, index, keep_old=keep_old)
             registry.update(conn, successor, state="active")
             writing.replace_view(conn, successor)
         return registry.find(conn, index.name), report
@@ -138,6 +148,12 @@ def drop(conn: sqlite3.Connection, index: Index, *, vec0_only: bool = False) -> 
                     writing.drop_codes(conn, generation)
                 else:
                     writing.drop(conn, generation)
+
+
+def _drop_retired(conn: sqlite3.Connection, index: Index, *, keep_old: bool) -> None:
+    for generation in registry.generations(conn, index.name):
+        if generation.state == "retired" and not keep_old:
+            writing.drop(conn, generation)
 
 
 def _successor(conn: sqlite3.Connection, wanted: Index, begun: Index | None) -> Index:

@@ -60,6 +60,19 @@ def m002_usage(db: Database) -> None:
     )
 
 
+@migrations()
+def m003_retired(db: Database) -> None:
+    """A generation can be kept after the next one took its place; SQLite cannot alter a check."""
+    (sql,) = db.execute("select sql from sqlite_master where name = '_vec_indexes'").fetchone()
+    widened = sql.replace("_vec_indexes", "_vec_indexes_new", 1).replace(
+        "('building', 'active')", "('building', 'active', 'retired')", 1
+    )
+    db.execute(widened)
+    db.execute("insert into _vec_indexes_new select * from _vec_indexes")
+    db.execute("drop table _vec_indexes")
+    db.execute("alter table _vec_indexes_new rename to _vec_indexes")
+
+
 def affinity(declared_type: str) -> str:
     """The column affinity of a declared type, by SQLite's five rules (sqlite.org/datatype3.html, section 3.1)."""
     upper = declared_type.upper()

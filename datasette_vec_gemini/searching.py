@@ -9,11 +9,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import embedders
+from .access import Access
+from .budget import ledger_of
 from .chunking import render
 from .domain import MAX_HITS, Embedder, Hit, Index, KeywordRank, Mode, Query, SemanticRank, Why, check_window
 from .driver import sqlite3
-from .errors import DocumentNotFound, FingerprintMismatch, IndexNotFound
+from .errors import (
+    DocumentNotFound,
+    EmbedderError,
+    FingerprintMismatch,
+    IndexNotFound,
+    InvalidSetting,
+    UnknownEmbedder,
+)
 from .keys import Key, key_to_json, key_to_path
+from .paid import PaidEmbedder
 from .store import reading, registry, source
 from .store.filters import Condition, compile_filters, unqueued
 from .store.keyword import keyword, terms
@@ -38,7 +48,7 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
     the text's language, hybrid mode ranks by keywords alone. Rows that are gone, or changed since they were indexed,
     are never shown. Nothing is written. Raises FingerprintMismatch, InvalidFilter, EmbedderError, DatabaseUnavailable.
     """
-    prepared = embed(index, query, embedder=embedder)
+    prepared = embed(index, query, embedder=embedder, ledger=ledger_of(conn))
     with mapped_errors(), snapshot(conn):
         return answer(conn, index, prepared)
 
@@ -86,24 +96,60 @@ def _strengths_of_others(
     return sorted(strengths(conn, index, vector, others), key=lambda c: -c.strength) if others else []
 
 
-def embed(index: Index, query: Query, *, embedder: Embedder | None = None) -> Query:
+def embed(
+    index: Index,
+    query: Query,
+    *,
+    embedder: Embedder | None = None,
+    access: Access | None = None,
+    ledger: str = "",
+    ask: Callable[[Embedder, str], Vector] = lambda embedder, text: embedder.embed_query(text),
+) -> Query:
     """The query with its vector, where its mode needs one: the step of a search that needs no connection.
 
-    Raises FingerprintMismatch when the embedder is not the one that made the index.
+    The embedder is the index's own if None, reached by `access`. What a paid one costs is written to the ledger of that
+    database file; `ask` is how it is asked. Raises FingerprintMismatch when it is not the one that made the index, and
+    EmbedderError.
     """
     if query.vector is not None:
         return replace(query, vector=normalise(query.vector, dimensions=index.dimensions))
     if query.mode == "keyword":
         return query
-    embedder = checked_embedder(index, embedder)
+    embedder = checked_embedder(index, embedder, access)
     if query.mode == "hybrid" and not embedder.speaks(query.text):
         return query
-    return replace(query, vector=normalise(embedder.embed_query(query.text), dimensions=index.dimensions))
+    if isinstance(embedder, PaidEmbedder):
+        embedder = embedder.charged_to(ledger)
+    return replace(query, vector=normalise(ask(embedder, query.text), dimensions=index.dimensions))
 
 
-def checked_embedder(index: Index, embedder: Embedder | None = None) -> Embedder:
+def embed_or_words(
+    index: Index,
+    query: Query,
+    *,
+    embedder: Embedder | None = None,
+    access: Access | None = None,
+    ledger: str = "",
+    ask: Callable[[Embedder, str], Vector] = lambda embedder, text: embedder.embed_query(text),
+) -> tuple[Query, list[str]]:
+    """Like `embed`, for doors that can show a notice: what cannot be searched by meaning now is by words, and why.
+
+    In semantic mode, which has nothing else to offer, it raises like `embed`.
+    """
+    try:
+        asked = embed(index, query, embedder=embedder, access=access, ledger=ledger, ask=ask)
+    except (EmbedderError, FingerprintMismatch, InvalidSetting, UnknownEmbedder) as error:
+        if query.mode == "semantic":
+            raise
+        return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
+    if query.mode == "hybrid" and asked.vector is None:
+        return asked, [f"Searched by exact words only: model {index.embedder} does not know the language of the query"]
+    return asked, []
+
+
+def checked_embedder(index: Index, embedder: Embedder | None = None, access: Access | None = None) -> Embedder:
     """The index's own embedder, or the given one if it makes the same vectors. Raises FingerprintMismatch."""
-    embedder = embedder or embedders.load(index.embedder)
+    embedder = embedder or embedders.load(index.embedder, access)
     if embedder.fingerprint != index.fingerprint:
         raise FingerprintMismatch(
             f"index {index.name!r} holds vectors of {index.fingerprint}, this is {embedder.fingerprint}: rebuild the "

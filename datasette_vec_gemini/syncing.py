@@ -1,43 +1,38 @@
 """Sync: bring an index up to its table, in two stages.
 
 Text, without any model: drain the queue, compare each row's document with its chunks, remove chunks whose text is gone
-and add new ones, so that keyword search is current. Vectors: claim chunks that have none, embed them with no
-transaction open, and write each vector only where its chunk still stands. Chunks are immutable, so nothing that happens
-to a row meanwhile can give it a vector of another text.
+and add new ones, so that keyword search is current. Vectors (`filling`): claim chunks that have none, embed them with
+no transaction open, and write each vector only where its chunk still stands. Chunks are immutable, so nothing that
+happens to a row meanwhile can give it a vector of another text.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
-import numpy as np
-
-from .chunking import covers, render, split
-from .domain import Embedder, Index, Progress, SyncReport
+from .budget import ledger_of
+from .chunking import covers, digest, render, split
+from .domain import Embedder, Estimate, Index, Progress, SyncReport
 from .driver import sqlite3
-from .errors import EmbedderError, EmbeddingFailed, ExtensionUnavailable, IndexNotFound, InvalidVector
+from .errors import ExtensionUnavailable
+from .estimating import estimate_pending
+from .filling import FAILED, Filling
 from .keys import Key
+from .paid import PaidEmbedder
 from .schema import source_key
 from .searching import checked_embedder
 from .store import reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
-from .store.writing import Change, Claimed
-from .vectors import Vector, int8_scale, normalise, pack, unpack
+from .store.usage import Usage
+from .store.writing import Change
 
 TEXT_ROWS = 256
 TEXT_CHARACTERS = 4_000_000
 """A batch of the text stage ends at so many rows or, after at least one row, so many characters."""
-LEASE_SECONDS = 300.0
-"""A claim whose process cannot be seen to have died is retaken after this time."""
 ATTEMPTS = 3
 """A chunk that the model refused is tried again by so many syncs; `full` starts to count anew."""
 
@@ -50,34 +45,53 @@ def sync(
     *,
     embedder: Embedder | None = None,
     full: bool = False,
+    max_usd: float | None = None,
+    approve: Callable[[Estimate], None] | None = None,
     on_progress: OnProgress | None = None,
 ) -> SyncReport:
     """Index what has changed since the last sync, and remove what is gone; running it again changes nothing.
 
     `full` compares every row instead of trusting the triggers; that happens by itself when they were lost, or when rows
     appeared or vanished behind them. Interrupted at any moment, the next sync goes on where this one stopped. Chunks
-    that another process is embedding are waited for. Raises TransactionOpen, FingerprintMismatch, EmbedderError,
-    DatabaseUnavailable, ExtensionUnavailable.
+    that another process is embedding are waited for.
+
+    With a paid embedder, `approve` is called with the estimate before anything is spent and can refuse by raising;
+    `max_usd` and the daily cap stop the run. The text stage is finished in any case, and so is what was paid for kept.
+    Raises TransactionOpen, FingerprintMismatch, EmbedderError, DatabaseUnavailable, ExtensionUnavailable.
     """
     started = time.monotonic()
     refuse_open_transaction(conn)
     with mapped_errors():
         index = registry.reread(conn, index)
-        run = _Run(conn, index, checked_embedder(index, embedder), on_progress or (lambda _: None))
+        model = checked_embedder(index, embedder)
+        on_progress = on_progress or (lambda _: None)
         if reading.has_codes(conn, index) and not reading.has_vec(conn):
             raise ExtensionUnavailable(
                 f"index {index.name!r} has a vec0 table and this connection has no sqlite-vec: open it with "
                 "datasette_vec_gemini.connect(), or run `datasette vec drop DB INDEX --vec0-only` where that works"
             )
+        run = _Run(conn, index, model, on_progress)
         run.sync_text(full=full)
-        run.sync_vectors()
-    return replace(run.report, seconds=time.monotonic() - started)
-
-
-def digest(text: str, fingerprint: str) -> bytes:
-    """Sixteen bytes of BLAKE2b over a chunk's text, keyed by the model's fingerprint: which vector it must have."""
-    key = hashlib.blake2b(fingerprint.encode(), digest_size=32).digest()
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
+        spent = Usage()
+        if isinstance(model, PaidEmbedder):
+            if approve and (expected := estimate_pending(conn, index, model)).chunks:
+                approve(expected)
+            model = model.charged_to(ledger_of(conn), max_usd=max_usd, bulk=True)
+            model.budget.account.read(model.budget.ledger, conn)
+        filling = Filling(conn, run.index, model, on_progress)
+        filling.run()
+        if isinstance(model, PaidEmbedder):
+            spent = model.budget.spent
+    return replace(
+        run.report,
+        embedded=filling.embedded,
+        reused=run.report.reused + filling.reused,
+        failed=filling.failed,
+        pending=filling.pending,
+        tokens=spent.tokens,
+        usd=spent.usd,
+        seconds=time.monotonic() - started,
+    )
 
 
 def plan_change(seq: int, key: Key, document: str, stored: Sequence[reading.StoredChunk], embedder: Embedder) -> Change:
@@ -97,15 +111,13 @@ def plan_change(seq: int, key: Key, document: str, stored: Sequence[reading.Stor
 
 @dataclass
 class _Run:
-    """One sync under way."""
+    """The text stage of one sync."""
 
     conn: sqlite3.Connection
     index: Index
     embedder: Embedder
     on_progress: OnProgress
     report: SyncReport = field(default_factory=SyncReport)
-    # The process can be told from the name, the run from the token: two threads do not share claims.
-    owner: str = field(default_factory=lambda: f"{_host()}:{os.getpid()}:{uuid4().hex}")
     _planned: int = 0
 
     @property
@@ -171,7 +183,7 @@ class _Run:
         reason = self._reason_for_distrust()
         if reason:
             self.report = replace(self.report, notes=(f"{reason}: every row was compared",))
-        retry = reading.count_chunks(conn, index, only="embedding is null and error is not null")
+        retry = reading.count_chunks(conn, index, only=FAILED)
         if full or reason or retry:
             with self.writing():
                 writing.install_triggers(conn, index)
@@ -216,121 +228,3 @@ class _Run:
             if characters > TEXT_CHARACTERS:
                 break
         return changes
-
-    def sync_vectors(self) -> None:
-        conn, index = self.conn, self.index
-        pending, failed = "embedding is null and error is null", "embedding is null and error is not null"
-        total, done = reading.count_chunks(conn, index, only=pending), 0
-        try:
-            while total:
-                now = time.time()
-                with transaction(conn):
-                    batch = writing.claim(
-                        conn,
-                        index,
-                        owner=self.owner,
-                        limit=self.embedder.batch_size,
-                        now=now,
-                        until=now + LEASE_SECONDS,
-                    )
-                if batch:
-                    self._embed(batch)
-                    done += len(batch)
-                    self.on_progress(Progress(stage="vectors", done=min(done, total), total=total))
-                elif not self._others_are_embedding():
-                    break
-        except IndexNotFound:
-            raise
-        except BaseException:
-            with transaction(conn):
-                writing.release(conn, index, [self.owner])
-            raise
-        self.count(
-            failed=reading.count_chunks(conn, index, only=failed),
-            pending=reading.count_chunks(conn, index, only=pending),
-        )
-
-    def _embed(self, batch: Sequence[Claimed]) -> None:
-        """Give claimed chunks their vectors: those that some chunk of the same text has, the model's for the others."""
-        elders = [
-            generation
-            for generation in registry.generations(self.conn, self.index.name)
-            if generation.fingerprint == self.index.fingerprint and generation.uid != self.index.uid
-        ]
-        blobs = writing.owned(self.conn, [self.index, *elders], (claimed.digest for claimed in batch))
-        texts = {claimed.digest: claimed.text for claimed in batch if claimed.digest not in blobs}
-        reasons: dict[bytes, str] = {}
-        for key, outcome in zip(texts, self._vectors(list(texts.values())), strict=True):
-            if isinstance(outcome, str):
-                reasons[key] = outcome
-            else:
-                blobs[key] = pack(outcome)
-        with self.writing():
-            self._fix_scale(blobs)
-            written = [(claimed, blobs[claimed.digest]) for claimed in batch if claimed.digest in blobs]
-            writing.write_vectors(self.conn, self.index, written)
-            for claimed in batch:
-                if claimed.digest in reasons:
-                    writing.write_failure(self.conn, self.index, claimed.id, reasons[claimed.digest])
-        embedded = len(texts) - len(reasons)
-        self.count(embedded=embedded, reused=len(written) - embedded)
-
-    def _vectors(self, texts: list[str]) -> Iterator[Vector | str]:
-        """For each text its vector, or the reason why the model refuses it; found by halving the batch."""
-        if not texts:
-            return
-        try:
-            vectors = self.embedder.embed_documents(texts)
-            if vectors.shape != (len(texts), self.index.dimensions):
-                raise EmbedderError(
-                    f"{self.embedder.name} returned an array of shape {vectors.shape} for {len(texts)} texts of "
-                    f"{self.index.dimensions} dimensions"
-                )
-            yield from normalise(vectors, dimensions=self.index.dimensions)
-        except (EmbeddingFailed, InvalidVector) as error:
-            if len(texts) == 1:
-                yield str(error)
-                return
-            middle = len(texts) // 2
-            yield from self._vectors(texts[:middle])
-            yield from self._vectors(texts[middle:])
-
-    def _fix_scale(self, blobs: Mapping[bytes, bytes]) -> None:
-        if self.index.quantize == "int8" and self.index.int8_scale is None and blobs:
-            scale = int8_scale(np.stack([unpack(blob) for blob in blobs.values()]))
-            self.index = replace(self.index, int8_scale=scale)
-            registry.update(self.conn, self.index, int8_scale=scale)
-
-    def _others_are_embedding(self) -> bool:
-        """Free the chunks of processes that died and wait a moment for those that live; tells if any are claimed."""
-        claims = writing.claims(self.conn, self.index)
-        dead = [owner for owner in claims if has_died(owner)]
-        if dead:
-            with transaction(self.conn):
-                writing.release(self.conn, self.index, dead)
-        elif claims:
-            time.sleep(0.2)
-        return bool(claims)
-
-
-def _host() -> str:
-    """This machine, and on Linux which space of process numbers: containers may share a host's name."""
-    try:
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()}/{space}"
-
-
-def has_died(owner: str) -> bool:
-    """Whether the process that made a claim is known to have ended; elsewhere than here nothing is known."""
-    host, pid, _ = owner.rsplit(":", 2)
-    if os.name != "posix" or host != _host():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

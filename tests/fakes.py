@@ -14,6 +14,7 @@ class Recorder:
     batch_size = 4
     tokenizer = None
     paid = False
+    matryoshka = False
 
     def __init__(self, *, chunk_capacity: int = 2_000, name: str = "hashing@64") -> None:
         self.inner = load_embedder(name)

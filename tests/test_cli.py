@@ -166,7 +166,7 @@ BAD = {
     "unknown embedder": (
         ["index", "DB", "docs", "-c", "body", "--name", "x", "--embedder", "gpt"],
         2,
-        "there are: hashing, local",
+        "there are: gemini, google-generativeai, hashing, local",
     ),
     "embedder's option": (
         ["index", "DB", "docs", "-c", "body", "--name", "x", "--embedder", "hashing@7"],

@@ -82,7 +82,10 @@ def test_an_embedder_is_loaded_once_and_its_name_loads_it_again(specification):
 def test_an_unknown_embedder_is_refused_with_those_there_are(specification):
     with pytest.raises(UnknownEmbedder) as caught:
         load_embedder(specification)
-    assert str(caught.value) == f"there is no embedder {specification!r}; there are: hashing, local"
+    assert (
+        str(caught.value)
+        == f"there is no embedder {specification!r}; there are: gemini, google-generativeai, hashing, local"
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ PLUGIN = """
 
     @hookimpl
     def register_embedders():
-        return {"fake": lambda rest: Fake("fake", rest), "hashing": lambda rest: Fake("replaced", rest)}
+        return {"fake": lambda rest, _: Fake("fake", rest), "hashing": lambda rest, _: Fake("replaced", rest)}
 """
 
 
@@ -310,7 +313,7 @@ def test_a_plugins_embedder_is_found_and_gets_the_rest_of_its_specification(run,
         "fake@7 x",
         "replaced@64",
         "local",
-        "there is no embedder 'nope'; there are: fake, hashing, local",
+        "there is no embedder 'nope'; there are: fake, gemini, google-generativeai, hashing, local",
     ]
 
 
@@ -324,7 +327,7 @@ def test_threads_that_ask_at_the_same_time_share_one_embedder(run, install):
         loaded = []
 
 
-        def load(rest):
+        def load(rest, access):
             try:
                 meeting.wait(timeout=0.5)  # passes when a second thread loads too
             except BrokenBarrierError:
@@ -359,7 +362,7 @@ def test_an_embedder_that_could_not_be_loaded_is_tried_again(run, install):
         attempts = []
 
 
-        def load(rest):
+        def load(rest, access):
             attempts.append(rest)
             if len(attempts) == 1:
                 raise EmbedderUnavailable("not yet")

@@ -7,7 +7,14 @@ from contextlib import closing, contextmanager
 import pytest
 
 from datasette_vec_gemini import connect, errors, prepare, sqlite3
-from datasette_vec_gemini.errors import DatabaseUnavailable, ExtensionUnavailable, UsageError, VecError
+from datasette_vec_gemini.errors import (
+    BudgetReached,
+    DatabaseUnavailable,
+    ExtensionUnavailable,
+    QuotaReached,
+    UsageError,
+    VecError,
+)
 from datasette_vec_gemini.store.transactions import mapped_errors
 
 CLASSES = {
@@ -33,8 +40,9 @@ def test_the_drawn_tree_is_the_tree():
 
 
 @pytest.mark.parametrize("error", CLASSES.values(), ids=CLASSES)
-def test_what_was_asked_wrongly_exits_with_2_everything_else_with_1(error):
-    assert error.exit_code == (2 if issubclass(error, UsageError) else 1)
+def test_what_was_asked_wrongly_exits_with_2_what_is_used_up_with_4_all_else_with_1(error):
+    used_up = error in {BudgetReached, QuotaReached}
+    assert error.exit_code == (4 if used_up else 2 if issubclass(error, UsageError) else 1)
 
 
 @pytest.mark.parametrize("error", CLASSES.values(), ids=CLASSES)

@@ -28,6 +28,7 @@ class HashingEmbedder:
     chunk_capacity = 2_000
     tokenizer = None
     paid = False
+    matryoshka = False  # for the documents' examples, other dimensions are another model
 
     def __init__(self, dimensions: int = 256) -> None:
         self.dimensions = dimensions

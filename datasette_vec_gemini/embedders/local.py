@@ -39,6 +39,7 @@ class LocalEmbedder:
     batch_size = 256  # with 64 the calls themselves cost 3 %; a batch is a few seconds of work
     chunk_capacity = MAX_TOKENS - 2
     paid = False
+    matryoshka = False
 
     def __init__(self) -> None:
         try:

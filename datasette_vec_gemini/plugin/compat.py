@@ -8,6 +8,13 @@ from typing import Any
 from datasette.app import Datasette
 
 
+def public_settings(datasette: Datasette, plugin: str) -> object:
+    """A plugin's settings as a version that shows its metadata unredacted shows them; None where it does not."""
+    if hasattr(datasette, "allowed"):
+        return None
+    return (datasette.metadata("plugins") or {}).get(plugin)
+
+
 async def may_view(datasette: Datasette, actor: Mapping[str, Any] | None, database: str, table: str) -> bool:
     """Whether the actor may see a table or view, by the rules of the table, of its database and of the instance."""
     allowed: bool

@@ -9,6 +9,7 @@ from datasette.app import Datasette
 
 from .. import connection
 from ..driver import sqlite3
+from . import site
 
 _log = logging.getLogger("datasette_vec_gemini")
 _unwarned = Lock()
@@ -23,7 +24,8 @@ def prepare(datasette: Datasette, conn: sqlite3.Connection, database: str) -> No
     """
     if database == "_internal" or (database == "_memory" and database not in datasette.databases):
         return
-    if not connection.prepare(conn, require_vec=False) and _unwarned.acquire(blocking=False):
+    functions = site.of(datasette).functions(datasette.databases.get(database))
+    if not connection.prepare(conn, require_vec=False, functions=functions) and _unwarned.acquire(blocking=False):
         _log.warning(
             "sqlite-vec cannot be loaded: searches compare every vector, which is slow on large tables, and SQL has no "
             "vec_ functions. Run `datasette vec doctor` to see why and what helps."

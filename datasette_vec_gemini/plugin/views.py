@@ -14,13 +14,12 @@ from datasette.database import Database
 from datasette.utils import add_cors_headers, sqlite_timelimit, tilde_decode
 from datasette.views.base import DatasetteError
 
-from .. import config, embedders
-from ..domain import Hit, Index, Mode, Query
+from .. import config
+from ..domain import Embedder, Hit, Index, Mode, Query
 from ..driver import sqlite3
 from ..errors import (
     DatabaseUnavailable,
     EmbedderError,
-    FingerprintMismatch,
     IndexNotFound,
     InvalidFilter,
     InvalidQuery,
@@ -30,13 +29,15 @@ from ..errors import (
     UsageError,
     VecError,
 )
-from ..searching import embed, search
+from ..paid import PaidEmbedder
+from ..searching import embed_or_words, search
 from ..store import reading, registry
 from ..store.transactions import mapped_errors
-from . import compat, page
+from ..vectors import Vector
+from . import compat, page, site, visitors
 from .answers import Answer
+from .site import PLUGIN
 
-PLUGIN = "datasette-vec-gemini"
 ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)(\.(?P<format>json))?$"
 
 _NOT_FOUND = "There is no such index, or you may not view its table"
@@ -56,16 +57,18 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
 
     An index whose table the actor may not view is answered exactly as one that does not exist.
     """
-    db, index, pending = await _visible_index(datasette, request)
+    db, index, pending = await visible_index(datasette, request)
     pairs = parse_qsl(request.query_string, keep_blank_values=True)
     settings = config.Settings()
     answer = Answer(index=index, pending=pending, mode=settings.mode)
     error, status = "", 200
     try:
+        if fault := site.of(datasette).fault:
+            raise fault
         settings = _settings(datasette, db.name, index.table)
         answer = replace(answer, mode=settings.mode)
         if query := _query(request, pairs, settings):
-            answer = await _answer(answer, query, db, limit_ms=datasette.setting("sql_time_limit_ms"))
+            answer = await _answer(datasette, request, answer, query, db)
     except VecError as raised:
         error = str(raised)
         status = next(status for kind, status in _STATUSES if isinstance(raised, kind))
@@ -97,7 +100,7 @@ async def links(datasette: Datasette, database: str, table: str) -> list[dict[st
     ]
 
 
-async def _visible_index(datasette: Datasette, request: Request) -> tuple[Database, Index, int]:
+async def visible_index(datasette: Datasette, request: Request) -> tuple[Database, Index, int]:
     """The database, the index, and how many of its rows are pending. Raises NotFound, in one wording for all cases."""
 
     def read(conn: sqlite3.Connection) -> tuple[Index, int]:
@@ -157,10 +160,10 @@ def _integer(request: Request, name: str, default: int) -> int:
         raise InvalidQuery(f"{name} is {text[:40]!r}; it must be a whole number") from None
 
 
-async def _answer(answer: Answer, query: Query, db: Database, *, limit_ms: int) -> Answer:
+async def _answer(datasette: Datasette, request: Request, answer: Answer, query: Query, db: Database) -> Answer:
     """Embed on a thread of its own, so that no model holds one of Datasette's few SQL threads, then search on one."""
-    started = time.perf_counter()
-    query, notices = await _embedded(answer.index, query)
+    started, limit_ms = time.perf_counter(), datasette.setting("sql_time_limit_ms")
+    query, notices = await _embedded(datasette, request, db, answer.index, query)
 
     def read(conn: sqlite3.Connection) -> list[Hit]:
         try:
@@ -179,22 +182,21 @@ async def _answer(answer: Answer, query: Query, db: Database, *, limit_ms: int) 
     return replace(answer, query=query, mode=query.mode, hits=hits, notices=notices, took_ms=took_ms)
 
 
-async def _embedded(index: Index, query: Query) -> tuple[Query, list[str]]:
+async def _embedded(
+    datasette: Datasette, request: Request, db: Database, index: Index, query: Query
+) -> tuple[Query, list[str]]:
     """The query with its vector; or for keywords only, where the model cannot help, with the notice why."""
-    if query.mode == "keyword":
-        return query, []
-    words_only = replace(query, mode="keyword")
+    own = site.of(datasette)
+    allowed = query.mode != "keyword" and await visitors.may_embed_async(datasette, request)
+
+    def ask(model: Embedder, text: str) -> Vector:
+        if not isinstance(model, PaidEmbedder):
+            return model.embed_query(text)
+        seconds = own.access.query_seconds
+        return own.page_gate.vector(model, text, task="RETRIEVAL_QUERY", timeout_seconds=seconds, allowed=allowed)
+
     try:
-        embedder = await asyncio.to_thread(embedders.load, index.embedder)
-        if embedder.paid:
-            return words_only, [f"Searched by exact words only: meaning would cost money with {embedder.name}"]
-        embedded = await asyncio.to_thread(embed, index, query, embedder=embedder)
-    except (EmbedderError, FingerprintMismatch, UnknownEmbedder) as error:
-        if query.mode == "semantic":
-            raise
-        return words_only, [f"Searched by exact words only: {error}"]
-    if embedded.vector is None:
-        return embedded, [
-            f"Searched by exact words only: model {embedder.name} does not know the language of the query"
-        ]
-    return embedded, []
+        return await asyncio.to_thread(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
+    except EmbedderError as error:
+        own.gate.note(error)
+        raise

@@ -201,10 +201,18 @@ def all_keys(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:
 
 def queued_keys(conn: sqlite3.Connection, index: Index) -> set[Key]:
     """The keys that wait for the text stage."""
-    return {
-        tuple(key)
-        for key in conn.execute(f"select {', '.join(key_names(index))} from {quote_identifier(index.object('queue'))}")
-    }
+    return set(map(tuple, queue(conn, index)))
+
+
+def queue(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:
+    """The keys that wait for the text stage, as a cursor."""
+    return conn.execute(f"select {', '.join(key_names(index))} from {quote_identifier(index.object('queue'))}")
+
+
+def keyed_texts(conn: sqlite3.Connection, index: Index, *, only: str) -> sqlite3.Cursor:
+    """(text, key columns...) of the chunks for which a condition of ours holds, as a cursor."""
+    chunks = quote_identifier(index.object("chunks"))
+    return conn.execute(f"select text, {', '.join(key_names(index))} from {chunks} where {only}")
 
 
 def texts(conn: sqlite3.Connection, index: Index) -> sqlite3.Cursor:

@@ -77,6 +77,17 @@ def drop(conn: sqlite3.Connection, index: Index) -> None:
     registry.remove(conn, index)
 
 
+def retire(conn: sqlite3.Connection, index: Index) -> None:
+    """Keep of a generation only its chunks with their vectors, which another one of the same model can take over."""
+    for name in schema.triggers(index):
+        conn.execute(f"drop trigger if exists {quote_identifier(name)}")
+    conn.execute(f"drop view if exists {quote_identifier(index.view)}")
+    kinds: tuple[Kind, ...] = ("codes", "fts", "queue")
+    for kind in kinds:
+        conn.execute(f"drop table if exists {quote_identifier(index.object(kind))}")
+    registry.update(conn, index, state="retired")
+
+
 def replace_view(conn: sqlite3.Connection, index: Index) -> None:
     """Point `_vec_<name>` at this generation."""
     conn.execute(f"drop view if exists {quote_identifier(index.view)}")
@@ -260,6 +271,28 @@ def release(conn: sqlite3.Connection, index: Index, owners: Iterable[str]) -> No
         where embedding is null and claim = ?
         """,
         [(owner,) for owner in owners],
+    )
+
+
+def unclaim(conn: sqlite3.Connection, index: Index, ids: Iterable[int]) -> None:
+    """Give up the claims on these chunks."""
+    conn.executemany(
+        f"""
+        update {quote_identifier(index.object("chunks"))} set claim = null, claimed_until = null
+        where id = ? and embedding is null
+        """,
+        [(id_,) for id_ in ids],
+    )
+
+
+def renew(conn: sqlite3.Connection, index: Index, owner: str, *, until: float) -> None:
+    """Keep an owner's claims for longer."""
+    conn.execute(
+        f"""
+        update {quote_identifier(index.object("chunks"))} set claimed_until = ?
+        where embedding is null and error is null and claim = ?
+        """,
+        [until, owner],
     )
 
 

@@ -1,0 +1,237 @@
+"""What paid embeddings may cost: prices, the day's account of a key, and the budget of one run.
+
+Every request is reserved before it is sent, by an estimate of its tokens, and settled by what was used. What was used
+lies in memory until it is written to the ledger of the database that it was used for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from .access import Access
+from .driver import sqlite3
+from .errors import BudgetReached, QuotaReached
+from .limiting import Limiter, Permit
+from .store import registry, usage
+from .store.transactions import transaction
+from .store.usage import Usage
+
+PRICES_AS_OF = "2026-11-22"
+PRICES = {"gemini-embedding-2": 0.20, "gemini-embedding-001": 0.15}
+"""US dollars for a million tokens of text (ai.google.dev/gemini-api/docs/pricing); the free tier is not assumed."""
+SEARCH_DAILY_USD = 1.00
+"""The daily cap of searches where none is set."""
+
+_log = logging.getLogger("datasette_vec_gemini")
+
+
+def price(model: str) -> float:
+    """US dollars for a token; of a model that is not in the list, that of the dearest one."""
+    return PRICES.get(model, max(PRICES.values())) / 1e6
+
+
+def today() -> str:
+    """The day of the ledger, in UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
+class Account:
+    """What one key has used today, as far as this process can know, and its rate limits. Shared by all threads."""
+
+    def __init__(self, access: Access) -> None:
+        self.limiter = Limiter(texts=access.texts_per_minute, tokens=access.tokens_per_minute)
+        self.lock = threading.Lock()
+        self.reserved = Usage()
+        self._ledgers: dict[str, dict[str, Usage]] = {}
+        self._unwritten: dict[tuple[str, str, str], Usage] = {}
+
+    def used(self, day: str) -> Usage:
+        """The day's sum over the ledgers that were read, and over what is not written yet. The caller has the lock."""
+        written = (u for models in self._ledgers.values() for u in models.values())
+        waiting = (u for (_, of, _), u in self._unwritten.items() if of == day)
+        return sum([*written, *waiting], Usage())
+
+    def note(self, ledger: str, model: str, used: Usage) -> None:
+        """Keep what was used until it is written. The caller has the lock."""
+        key = (ledger, today(), model)
+        self._unwritten[key] = self._unwritten.get(key, Usage()) + used
+
+    def read(self, ledger: str, conn: sqlite3.Connection) -> None:
+        """Take over the day's rows of a ledger, to which other processes write too."""
+        rows = usage.of_day(conn, today())
+        with self.lock:
+            self._ledgers[ledger] = rows
+
+    @contextmanager
+    def settling(self, ledger: str) -> Iterator[list[tuple[str, str, Usage]]]:
+        """Hand over what was used for a ledger, to be written and committed in the block; if it fails, take it back."""
+        with self.lock:
+            taken = {key: self._unwritten.pop(key) for key in list(self._unwritten) if key[0] == ledger}
+        try:
+            yield [(day, model, used) for (_, day, model), used in taken.items()]
+        except BaseException:
+            with self.lock:
+                for key, used in taken.items():
+                    self._unwritten[key] = self._unwritten.get(key, Usage()) + used
+            raise
+        with self.lock:
+            rows = self._ledgers.setdefault(ledger, {})
+            for (_, day, model), used in taken.items():
+                if day == today():
+                    rows[model] = rows.get(model, Usage()) + used
+
+
+_accounts: dict[str, Account] = {}
+_accounts_lock = threading.Lock()
+
+
+def account(access: Access) -> Account:
+    """The one account of a key in this process."""
+    with _accounts_lock:
+        return _accounts.setdefault(access.account, Account(access))
+
+
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """Dollars, texts and tokens set aside for one request."""
+
+    usage: Usage
+    permit: Permit
+
+
+class Budget:
+    """What may be spent on one model for one purpose, written down in one ledger (a database's file; "" is memory).
+
+    `max_usd` holds for this budget, `daily_usd` for the key. `spent` is what went through this budget.
+    """
+
+    def __init__(
+        self, access: Access, model: str, *, ledger: str = "", max_usd: float | None = None, bulk: bool = False
+    ) -> None:
+        self.account = account(access)
+        self.model = model
+        self.ledger = ledger
+        self.max_usd = max_usd
+        self.daily_usd = access.daily_usd if bulk or access.daily_usd is not None else SEARCH_DAILY_USD
+        self.texts_per_day = access.texts_per_day
+        self.spent = Usage()
+        self.is_stopped = threading.Event()
+        self._reserved_usd = 0.0
+
+    def reserve(self, *, texts: int, tokens: int, until: float) -> Reservation:
+        """Set aside a request's cost and wait for the rate limit, at most until that moment of `time.monotonic`.
+
+        Raises BudgetReached, QuotaReached, ServiceUnavailable; nothing is set aside then.
+        """
+        wanted = Usage(requests=1, texts=texts, tokens=tokens, usd=tokens * price(self.model))
+        with self.account.lock:
+            self._check(wanted)
+            self._set_aside(wanted, 1)
+        try:
+            permit = self.account.limiter.acquire(texts=texts, tokens=tokens, until=until, stop=self.is_stopped.is_set)
+        except BaseException:
+            with self.account.lock:
+                self._set_aside(wanted, -1)
+            raise
+        return Reservation(usage=wanted, permit=permit)
+
+    def settle(self, reservation: Reservation, *, tokens: int | None = None) -> None:
+        """The request was answered, or may have been: count it, by its true number of tokens where that is known."""
+        wanted = reservation.usage
+        tokens = wanted.tokens if tokens is None else tokens
+        used = Usage(requests=1, texts=wanted.texts, tokens=tokens, usd=tokens * price(self.model))
+        with self.account.lock:
+            self._set_aside(wanted, -1)
+            self.account.note(self.ledger, self.model, used)
+            self.spent += used
+        self.account.limiter.finish(reservation.permit, tokens=tokens)
+
+    def cancel(self, reservation: Reservation) -> None:
+        """The request was refused and costs nothing."""
+        with self.account.lock:
+            self._set_aside(reservation.usage, -1)
+        self.account.limiter.finish(reservation.permit, counted=False)
+
+    def stop(self) -> None:
+        """Let nothing more be reserved and nobody wait any longer."""
+        self.is_stopped.set()
+        self.account.limiter.wake()
+
+    def _check(self, wanted: Usage) -> None:
+        used = self.account.used(today()) + self.account.reserved
+        if self.texts_per_day is not None and used.texts + wanted.texts > self.texts_per_day:
+            raise QuotaReached(
+                f"{used.texts:,} of {self.texts_per_day:,} texts a day (texts_per_day) are used: go on tomorrow (UTC)"
+            )
+        if self.max_usd is not None and self.spent.usd + self._reserved_usd + wanted.usd > self.max_usd:
+            raise BudgetReached(
+                f"${self.spent.usd:.4f} of the ${self.max_usd:.4f} allowed for this run are spent, and the next "
+                f"request could cost ${wanted.usd:.6f}: what was embedded is kept; go on with a greater --max-usd"
+            )
+        if self.daily_usd is not None and used.usd + wanted.usd > self.daily_usd:
+            raise BudgetReached(
+                f"${used.usd:.4f} of the ${self.daily_usd:.2f} a day (daily_usd) are spent, and the next request could "
+                f"cost ${wanted.usd:.6f}: go on tomorrow (UTC), or raise daily_usd (DATASETTE_VEC_DAILY_USD)"
+            )
+
+    def _set_aside(self, wanted: Usage, sign: int) -> None:
+        self.account.reserved += wanted * sign
+        self._reserved_usd += wanted.usd * sign
+
+    def read_ledger(self) -> None:
+        """Learn what the day's rows of the ledger say; one that cannot be read says nothing."""
+        with _ignored(), closing(_opened(self.ledger, "ro")) as conn:
+            self.account.read(self.ledger, conn)
+
+    def write_ledger(self) -> None:
+        """Write down what was used; where the file cannot be written it stays in memory, and the log says so once."""
+        with _ignored(self._say_once), closing(_opened(self.ledger, "rw")) as conn, self.settling(conn):
+            pass
+
+    @contextmanager
+    def settling(self, conn: sqlite3.Connection) -> Iterator[None]:
+        """A transaction of the ledger's database that writes down what was used, together with what it bought."""
+        if not registry.has_table(conn, "_vec_usage"):
+            self._say_once()
+            with transaction(conn):
+                yield
+            return
+        with self.account.settling(self.ledger) as used, transaction(conn):
+            usage.add(conn, used)
+            yield
+
+    def _say_once(self) -> None:
+        _told[self.ledger] += 1
+        if _told[self.ledger] == 1:
+            name = Path(self.ledger).name or "a database in memory"
+            _log.warning("spending is counted in memory only: %s has no ledger that can be written", name)
+
+
+_told: Counter[str] = Counter()
+
+
+@contextmanager
+def _ignored(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error:
+        otherwise()
+
+
+def _opened(ledger: str, mode: str) -> sqlite3.Connection:
+    if not ledger:
+        raise sqlite3.OperationalError("a database in memory has no file")
+    return sqlite3.connect(f"file:{quote(ledger)}?mode={mode}", uri=True, timeout=2.0)
+
+
+def ledger_of(conn: sqlite3.Connection) -> str:
+    """The file of a connection's database, whose ledger its spending goes to; "" in memory."""
+    return next((file or "" for _, name, file in conn.execute("pragma database_list") if name == "main"), "")

@@ -1,0 +1,341 @@
+"""The loop around a remote model: which texts go in a request, what is tried again, what an answer must be.
+
+An SDK is behind a `Service`, which turns its errors into those of its module and of `errors`; what comes out of here
+is a checked vector of unit length, a reason, or one of our errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tenacity
+
+from ..access import Access
+from ..budget import Budget
+from ..errors import EmbedderError, EmbeddingFailed, InvalidVector, ServiceUnavailable
+from ..vectors import Vector, normalise
+from .cached import QueryCache
+from .service import PREFIX_VERSION, TASKS, Model, OutOfOrder, Reply, Service, Transient, count_tokens
+
+REQUEST_BYTES = 3_000_000
+"""Of JSON in a request; Google refuses more than 4,194,304."""
+REQUEST_SECONDS = 60.0
+UNUSABLE = 3
+"""So many texts in a row whose answer is unusable even alone end a run: they may be paid for."""
+WITNESS = "This line tells whether the answers came back in order."
+WITNESSES = 2
+"""A text that goes with every batch at so many random places; its vector must come back from those places."""
+SAME = 0.98
+
+_dice = random.SystemRandom()
+
+
+@dataclass
+class _Shared:
+    """What the copies of an embedder have in common: answers, and the vector of the witness once it is known."""
+
+    queries: QueryCache = field(default_factory=QueryCache)
+    witness: Vector | None = None
+
+
+class RemoteEmbedder:
+    """An embedder whose model is behind a `Service`. What it costs goes to its `budget`."""
+
+    tokenizer = None
+    paid = True
+    concurrency = 2
+    chunk_capacity = 2_000
+    matryoshka = True
+
+    def __init__(self, service: Service, model: Model, *, name: str, dimensions: int, access: Access) -> None:
+        self.name = name
+        self.model = model
+        self.dimensions = dimensions
+        self.access = access
+        self.batch_size = max(1, access.texts_per_request - WITNESSES)
+        scheme = f"prefix-{PREFIX_VERSION}" if model.scheme == "prefix" else "task-type"
+        self.fingerprint = f"gemini/{model.name}@{dimensions}/{scheme}"
+        self.budget = Budget(access, model.name)
+        self._service = service
+        self._shared = _Shared()
+
+    def charged_to(self, ledger: str, *, max_usd: float | None = None, bulk: bool = False) -> RemoteEmbedder:
+        """The same embedder with a budget of its own; see `Budget`."""
+        other = copy.copy(self)
+        other.budget = Budget(self.access, self.model.name, ledger=ledger, max_usd=max_usd, bulk=bulk)
+        return other
+
+    def require_key(self) -> None:
+        """Raise EmbedderUnavailable where there is nothing to show to the service."""
+        self._service.require_key()
+
+    def prepare(self) -> None:
+        """Load the SDK, which takes a second, before a question is waiting for it."""
+        self._service.prepare()
+
+    def speaks(self, text: str) -> bool:  # noqa: ARG002 - trained on more than a hundred languages
+        """Always true."""
+        return True
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """About how many tokens these texts are charged as, with what is sent along."""
+        return sum(count_tokens(self._worded(text, "RETRIEVAL_DOCUMENT", None)) for text in texts)
+
+    def embed_documents(self, texts: Sequence[str], *, title: str | None = None) -> Vector:
+        """Vectors of unit length; `title` is that of the document which all these texts belong to.
+
+        Blank texts and those longer than the model reads are not sent. Raises EmbedderError; its `outcomes` keep what
+        was answered.
+        """
+        outcomes: list[Vector | str | None] = [self._fault(text) for text in texts]
+        request = _Request(self, list(texts), outcomes, title, self._shared)
+        try:
+            for part in self._parts(texts, [place for place, fault in enumerate(outcomes) if fault is None]):
+                request.ask(part)
+        except EmbedderError as error:
+            error.outcomes = outcomes
+            raise
+        refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        if refused:
+            failure = EmbeddingFailed(f"{len(refused):,} of {len(texts):,} texts were not embedded: {refused[0]}")
+            failure.outcomes = outcomes
+            raise failure
+        return np.stack([o for o in outcomes if isinstance(o, np.ndarray)]) if texts else self._none()
+
+    def embed_query(self, text: str, *, task: str = "RETRIEVAL_QUERY", timeout_seconds: float | None = None) -> Vector:
+        """The vector of a question, or of a text for another task, from memory where it was asked before.
+
+        Raises EmbedderError; ServiceUnavailable after `timeout_seconds`, 2.5 unless the access says otherwise.
+        """
+        if fault := self._fault(text):
+            raise EmbeddingFailed(fault)
+        self._service.prepare()
+        seconds = self.access.query_seconds
+        return self._shared.queries.answer(
+            (task, text), lambda: self._compute(text, task, seconds), timeout_seconds=timeout_seconds or seconds
+        )
+
+    def known_query(self, text: str, *, task: str = "RETRIEVAL_QUERY") -> Vector | None:
+        """The vector of a question that was asked before; nothing is asked now."""
+        return self._shared.queries.find((task, text))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a question is being answered just now."""
+        return self._shared.queries.busy
+
+    def _compute(self, text: str, task: str, seconds: float) -> Vector:
+        self.budget.read_ledger()
+        try:
+            # Nobody waits any longer than `seconds`; what comes a little later is paid for, and kept.
+            reply = self.call([text], task=task, title=None, seconds=4 * seconds, patience=seconds)
+            if len(reply.vectors) != 1:
+                raise InvalidVector(f"{self.model.name} answered {len(reply.vectors)} vectors for one text")
+            return self.checked(reply.vectors[0])
+        finally:
+            self.budget.write_ledger()
+
+    def _fault(self, text: str) -> str | None:
+        """Why a text is not sent."""
+        if not text.strip():
+            return "the text is blank"
+        if (tokens := count_tokens(text)) > self.model.max_tokens - 16:
+            return f"the text has about {tokens:,} tokens, {self.model.name} reads {self.model.max_tokens:,}: split it"
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            return "the text holds a lone surrogate, which is no character"
+        return None
+
+    def _parts(self, texts: Sequence[str], places: Sequence[int]) -> Iterator[list[int]]:
+        """Places of texts that go in one request; planned anew after each, since limits are learnt on the way."""
+        start = 0
+        while start < len(places):
+            limiter = self.budget.account.limiter
+            most = max(1, min(self.batch_size, limiter.texts - WITNESSES))
+            tokens_left, bytes_left = min(self.access.tokens_per_request, limiter.tokens), REQUEST_BYTES
+            part: list[int] = []
+            for place in places[start : start + most]:
+                tokens_left -= count_tokens(texts[place]) + 16
+                bytes_left -= 12 * len(texts[place]) + 500
+                if part and (tokens_left < 0 or bytes_left < 0):
+                    break
+                part.append(place)
+            start += len(part)
+            yield part
+
+    def _worded(self, text: str, task: str, title: str | None) -> str:
+        if self.model.scheme != "prefix":
+            return text
+        return TASKS[task].replace("{title}", " ".join((title or "none").split())).replace("{}", text, 1)
+
+    def call(self, texts: Sequence[str], *, task: str, title: str | None, seconds: float, patience: float) -> Reply:
+        """One request, tried again while that may help and `patience` lasts; every try is reserved and settled."""
+        wire = [self._worded(text, task, title) for text in texts]
+        by_type = self.model.scheme != "prefix"
+        until = time.monotonic() + patience
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Transient),
+            wait=_wait,
+            stop=tenacity.stop_before_delay(patience),
+            sleep=tenacity.sleep_using_event(self.budget.is_stopped),
+            reraise=True,
+        )
+
+        def attempt() -> Reply:
+            reservation = self.budget.reserve(
+                texts=len(wire), tokens=sum(map(count_tokens, wire)) + len(wire), until=until
+            )
+            try:
+                reply = self._service.embed(
+                    wire,
+                    task=task if by_type else None,
+                    title=title if by_type and task == "RETRIEVAL_DOCUMENT" else None,
+                    dimensions=self.dimensions,
+                    timeout_seconds=seconds,
+                )
+            except Transient as error:
+                if error.may_be_billed:
+                    self.budget.settle(reservation)
+                else:
+                    self.budget.cancel(reservation)
+                if error.retry_after is not None:
+                    self.budget.account.limiter.pause(error.retry_after, texts=error.texts_per_minute)
+                raise
+            except InvalidVector:
+                self.budget.settle(reservation)
+                raise
+            except BaseException:
+                self.budget.cancel(reservation)
+                raise
+            self.budget.settle(reservation, tokens=reply.tokens)
+            return reply
+
+        try:
+            return retrying(attempt)
+        except Transient as error:
+            raise ServiceUnavailable(f"{self.model.name} is not to be had: {error}; try again later") from error
+
+    def checked(self, values: object) -> Vector:
+        """One vector of unit length. Raises InvalidVector."""
+        if not isinstance(values, Sequence | np.ndarray) or not len(values):
+            raise InvalidVector(f"{self.model.name} answered a text without a vector")
+        return normalise(values, dimensions=self.dimensions)
+
+    def _none(self) -> Vector:
+        return np.empty((0, self.dimensions), dtype=np.float32)
+
+
+class _Request:
+    """The texts of one `embed_documents`, and what has become of them."""
+
+    def __init__(
+        self,
+        embedder: RemoteEmbedder,
+        texts: list[str],
+        outcomes: list[Vector | str | None],
+        title: str | None,
+        shared: _Shared,
+    ) -> None:
+        self._embedder = embedder
+        self._texts = texts
+        self._outcomes = outcomes
+        self._title = title
+        self._shared = shared
+        # A title is part of what is embedded: its witness is like no other.
+        self._witness = shared.witness if title is None else None
+        self._unusable = 0
+
+    def ask(self, places: list[int]) -> None:
+        """Fill in the outcomes at these places; what is refused together is asked for in halves."""
+        try:
+            vectors = self._answers([self._texts[place] for place in places])
+        except EmbeddingFailed as error:
+            self._halve(places, str(error))
+        except OutOfOrder:
+            for place in places:  # one at a time nothing can be mistaken for another
+                self.ask([place])
+        except InvalidVector as error:
+            if len(places) == 1:
+                self._count_unusable(error)
+            self._halve(places, str(error))
+        else:
+            for place, vector in zip(places, vectors, strict=True):
+                self._outcomes[place] = vector
+            self._unusable = 0
+
+    def _halve(self, places: list[int], reason: str) -> None:
+        if len(places) == 1:
+            self._outcomes[places[0]] = reason
+            return
+        middle = len(places) // 2
+        self.ask(places[:middle])
+        self.ask(places[middle:])
+
+    def _count_unusable(self, error: InvalidVector) -> None:
+        self._unusable += 1
+        if self._unusable >= UNUSABLE:
+            raise EmbedderError(
+                f"{self._unusable} answers in a row were unusable, and might be paid for; the last because {error}"
+            ) from error
+
+    def _answers(self, texts: list[str]) -> list[Vector | str]:
+        """A vector for each text, or the reason why its own one is unusable.
+
+        Raises InvalidVector when the answer as a whole cannot be trusted: another count, or out of order.
+        """
+        embedder, sent = self._embedder, list(texts)
+        places = _witness_places(len(texts)) if len(texts) > 1 else []
+        for place in places:
+            sent.insert(place, WITNESS)
+        reply = embedder.call(
+            sent,
+            task="RETRIEVAL_DOCUMENT",
+            title=self._title,
+            seconds=min(REQUEST_SECONDS, max(1.0, embedder.access.patience_seconds)),
+            patience=embedder.access.patience_seconds,
+        )
+        if len(reply.vectors) != len(sent):
+            raise InvalidVector(f"{embedder.model.name} answered {len(reply.vectors)} vectors for {len(sent)} texts")
+        if places:
+            self._check_order([embedder.checked(reply.vectors[place]) for place in places])
+        answers = [values for place, values in enumerate(reply.vectors) if place not in places]
+        if len(texts) == 1:
+            return [embedder.checked(answers[0])]
+        return [self._vector_or_reason(values) for values in answers]
+
+    def _vector_or_reason(self, values: Any) -> Vector | str:
+        try:
+            return self._embedder.checked(values)
+        except InvalidVector as error:
+            return str(error)
+
+    def _check_order(self, found: list[Vector]) -> None:
+        known = found[-1] if self._witness is None else self._witness
+        if any(float(vector @ known) < SAME for vector in found):
+            raise OutOfOrder(f"{self._embedder.model.name} answered out of order")
+        if self._title is None:
+            self._shared.witness = known
+
+
+def _witness_places(texts: int) -> list[int]:
+    """Where witnesses stand among texts, at random, but so that the same answers reversed have none of them there."""
+    last = texts + WITNESSES - 1
+    places: list[int] = []
+    while len(places) < WITNESSES:
+        place = _dice.randint(0, last)
+        if 2 * place != last and place not in places and last - place not in places:
+            places.append(place)
+    return sorted(places)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """The time that the service named and up to a second more, else twice as long each time, up to a minute."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, Transient) and error.retry_after is not None:
+        return error.retry_after + _dice.uniform(0.05, 0.5)
+    return _dice.uniform(0.5, 1.0) * min(60.0, 0.5 * 2.0**state.attempt_number)

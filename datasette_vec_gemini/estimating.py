@@ -1,0 +1,101 @@
+"""What embedding would cost, before it does: counted on this machine, without asking any service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from .budget import PRICES_AS_OF, price
+from .chunking import covers, digest, render, split
+from .domain import Embedder, Estimate, Index
+from .driver import sqlite3
+from .filling import is_cut
+from .keys import Key
+from .paid import PaidEmbedder
+from .searching import checked_embedder
+from .store import reading, registry, source, writing
+from .store.transactions import mapped_errors
+
+_BATCH = 500
+
+Text = tuple[Key, str]
+
+
+def estimate(conn: sqlite3.Connection, index: Index, *, embedder: Embedder | None = None) -> Estimate:
+    """What the next sync would embed, or with another embedder a rebuild: chunks whose vector is not owned yet.
+
+    Rows that wait in the queue are read and cut for it; a rebuild is reckoned from the chunks as they are cut now.
+    Writes nothing. Raises DatabaseUnavailable.
+    """
+    with mapped_errors():
+        index = registry.reread(conn, index)
+        source.check(conn, index)
+        if embedder is None or embedder.fingerprint == index.fingerprint:
+            model = checked_embedder(index, embedder)
+            return _count(conn, index, model, chain(_pending(conn, index), _changed(conn, index, model)))
+        indexed = _texts(conn, index, only="1")
+        return _count(conn, index, embedder, chain(indexed, _changed(conn, index, embedder)))
+
+
+def estimate_pending(conn: sqlite3.Connection, index: Index, embedder: Embedder) -> Estimate:
+    """What the chunks that have no vector would cost, after the text stage."""
+    return _count(conn, index, embedder, _pending(conn, index))
+
+
+def _count(conn: sqlite3.Connection, index: Index, embedder: Embedder, texts: Iterable[Text]) -> Estimate:
+    keys, seen, tokens = set[Key](), set[bytes](), 0
+    model = embedder if isinstance(embedder, PaidEmbedder) else None
+    generations = registry.generations(conn, index.name)
+    while batch := [text for text, _ in zip(texts, range(_BATCH), strict=False)]:
+        wanted = {digest(text, embedder.fingerprint): (key, text) for key, text in batch}
+        for known in [*seen.intersection(wanted), *_owned(conn, generations, embedder, wanted)]:
+            wanted.pop(known, None)
+        seen.update(wanted)
+        keys.update(key for key, _ in wanted.values())
+        if model:
+            tokens += model.count_tokens([text for _, text in wanted.values()])
+    minutes = 0.0
+    if model:
+        minutes = max(len(seen) / model.access.texts_per_minute, tokens / model.access.tokens_per_minute)
+    return Estimate(
+        index=index.name,
+        embedder=embedder.name,
+        rows=len(keys),
+        chunks=len(seen),
+        tokens=tokens,
+        usd=tokens * price(model.budget.model) if model else 0.0,
+        minutes=minutes,
+        prices_as_of=PRICES_AS_OF,
+    )
+
+
+def _owned(
+    conn: sqlite3.Connection, generations: Iterable[Index], embedder: Embedder, wanted: dict[bytes, Text]
+) -> Iterator[bytes]:
+    """Digests of texts whose vector some generation has, in full or to be cut."""
+    for generation in generations:
+        if generation.fingerprint == embedder.fingerprint:
+            yield from writing.owned(conn, [generation], wanted)
+        elif embedder.matryoshka and is_cut(embedder, of=generation):
+            longer = {digest(text, generation.fingerprint): short for short, (_, text) in wanted.items()}
+            yield from (longer[found] for found in writing.owned(conn, [generation], longer))
+
+
+def _pending(conn: sqlite3.Connection, index: Index) -> Iterator[Text]:
+    return _texts(conn, index, only="embedding is null")
+
+
+def _texts(conn: sqlite3.Connection, index: Index, *, only: str) -> Iterator[Text]:
+    cursor = reading.keyed_texts(conn, index, only=only)
+    return ((tuple(key), text) for text, *key in cursor)
+
+
+def _changed(conn: sqlite3.Connection, index: Index, embedder: Embedder) -> Iterator[Text]:
+    """The chunks that the text stage would add: of rows in the queue, or of all rows of a view."""
+    cursor = reading.all_keys(conn, index) if index.is_view else reading.queue(conn, index)
+    while keys := [tuple(key) for key in cursor.fetchmany(_BATCH)]:
+        rows = source.rows(conn, index, keys, columns=index.columns)
+        for key, row, stored in zip(keys, rows, reading.chunks_of(conn, index, keys), strict=True):
+            document = render(row, columns=index.columns, template=index.template) if row else ""
+            if not covers(document, [old.chunk for old in stored]):
+                yield from ((key, chunk.text) for chunk in split(document, embedder))

@@ -1,0 +1,282 @@
+"""The second stage of a sync: pending chunks are claimed, embedded with no transaction open, and given their vectors.
+
+A paid model is asked for several batches at a time, on threads that never see the database; what an interrupted run has
+paid for is written before it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from .chunking import digest
+from .domain import Embedder, Index, Progress
+from .driver import sqlite3
+from .errors import EmbedderError, EmbeddingFailed, IndexNotFound, InvalidVector
+from .paid import PaidEmbedder
+from .store import reading, registry, writing
+from .store.transactions import transaction
+from .store.writing import Claimed
+from .vectors import Vector, int8_scale, normalise, pack, unpack
+
+LEASE_SECONDS = 300.0
+"""A claim whose process cannot be seen to have died is retaken after this time; one that lives renews it before."""
+RESCUE_SECONDS = 10.0
+"""How long an interrupted run waits for answers that are paid for."""
+
+Outcome = Vector | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch under way: the vectors owned already by digest, and the texts that the model is asked for."""
+
+    batch: Sequence[Claimed]
+    blobs: dict[bytes, bytes]
+    texts: dict[bytes, str]
+    answer: Future[list[Outcome]]
+
+
+@dataclass
+class Filling:
+    """One run of the stage: how many vectors were `embedded` or `reused`, and what is `failed` or `pending` then."""
+
+    conn: sqlite3.Connection
+    index: Index
+    embedder: Embedder
+    on_progress: Callable[[Progress], None]
+    embedded: int = 0
+    reused: int = 0
+    failed: int = 0
+    pending: int = 0
+    # The process can be told from the name, the run from the token: two threads do not share claims.
+    owner: str = field(default_factory=lambda: f"{_host()}:{os.getpid()}:{uuid4().hex}")
+
+    def __post_init__(self) -> None:
+        self._flights: deque[_Flight] = deque()
+        self._paid = self.embedder if isinstance(self.embedder, PaidEmbedder) else None
+
+    def run(self) -> None:
+        """Give every pending chunk its vector or the reason why it has none. Raises EmbedderError, IndexNotFound."""
+        total, done = reading.count_chunks(self.conn, self.index, only=PENDING), 0
+        most = self._paid.concurrency if self._paid else 1
+        pool = ThreadPoolExecutor(most) if self._paid and total else None
+        try:
+            while total:
+                while len(self._flights) < most and (batch := self._claim()):
+                    self._flights.append(self._begin(batch, pool))
+                if self._flights:
+                    done += len(self._flights[0].batch)
+                    self._finish(self._awaited(self._flights[0]))
+                    self.on_progress(Progress(stage="vectors", done=min(done, total), total=total))
+                elif not self._others_are_embedding():
+                    break
+        except IndexNotFound:
+            raise
+        except BaseException:
+            self._rescue()
+            raise
+        finally:
+            if self._paid:
+                with suppress(sqlite3.Error), self._paid.budget.settling(self.conn):
+                    pass
+            if pool:
+                pool.shutdown(wait=False, cancel_futures=True)
+        self.failed = reading.count_chunks(self.conn, self.index, only=FAILED)
+        self.pending = reading.count_chunks(self.conn, self.index, only=PENDING)
+
+    def _claim(self) -> Sequence[Claimed]:
+        now, limit = time.time(), self.embedder.batch_size
+        with transaction(self.conn):
+            return writing.claim(
+                self.conn, self.index, owner=self.owner, limit=limit, now=now, until=now + LEASE_SECONDS
+            )
+
+    def _begin(self, batch: Sequence[Claimed], pool: ThreadPoolExecutor | None) -> _Flight:
+        """Ask the model for the texts whose vector is neither owned nor asked for already."""
+        blobs = self._owned(batch)
+        asked = {key for flight in self._flights for key in flight.texts}
+        texts = {c.digest: c.text for c in batch if c.digest not in blobs and c.digest not in asked}
+        if pool:
+            return _Flight(batch, blobs, texts, pool.submit(self._outcomes, list(texts.values())))
+        return _Flight(batch, blobs, texts, _Inline(lambda: self._outcomes(list(texts.values()))))
+
+    def _owned(self, batch: Sequence[Claimed]) -> dict[bytes, bytes]:
+        """Vectors of equal texts, also of other generations of the model, whose longer ones may only need a cut."""
+        index = self.index
+        others = [g for g in registry.generations(self.conn, index.name) if g.uid != index.uid]
+        same = [generation for generation in others if generation.fingerprint == index.fingerprint]
+        blobs = writing.owned(self.conn, [index, *same], (claimed.digest for claimed in batch))
+        for elder in others:
+            if self.embedder.matryoshka and is_cut(index, of=elder):
+                digests = {digest(c.text, elder.fingerprint): c.digest for c in batch if c.digest not in blobs}
+                for long, blob in writing.owned(self.conn, [elder], digests).items():
+                    vector = normalise(unpack(blob)[: index.dimensions], dimensions=index.dimensions)
+                    blobs[digests[long]] = pack(vector)
+        return blobs
+
+    def _outcomes(self, texts: Sequence[str]) -> list[Outcome]:
+        """For each text its vector, or the reason why the model refuses it; found by halving where it does not say.
+
+        Runs on a thread of its own for a paid model. Raises EmbedderError with what there is in its `outcomes`.
+        """
+        try:
+            return list(self._vectors(texts))
+        except (EmbeddingFailed, InvalidVector) as error:
+            if error.outcomes is not None:
+                return list(error.outcomes)
+            if len(texts) == 1:
+                return [str(error)]
+            middle = len(texts) // 2
+            return self._outcomes(texts[:middle]) + self._outcomes(texts[middle:])
+
+    def _vectors(self, texts: Sequence[str]) -> Iterable[Vector]:
+        if not texts:
+            return []
+        vectors = self.embedder.embed_documents(texts)
+        if vectors.shape != (len(texts), self.index.dimensions):
+            raise EmbedderError(
+                f"{self.embedder.name} returned an array of shape {vectors.shape} for {len(texts)} texts of "
+                f"{self.index.dimensions} dimensions"
+            )
+        return normalise(vectors, dimensions=self.index.dimensions)
+
+    def _awaited(self, flight: _Flight) -> list[Outcome]:
+        """The answer, however long it takes; the claims are renewed meanwhile."""
+        while True:
+            try:
+                return flight.answer.result(LEASE_SECONDS / 3)
+            except TimeoutError:
+                with transaction(self.conn):
+                    writing.renew(self.conn, self.index, self.owner, until=time.time() + LEASE_SECONDS)
+
+    def _finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what the oldest batch under way has come to; chunks without an outcome are claimed again later."""
+        flight = self._flights[0]
+        blobs, reasons = dict(flight.blobs), dict[bytes, str]()
+        for key, outcome in zip(flight.texts, outcomes, strict=True):
+            if isinstance(outcome, str):
+                reasons[key] = outcome
+            elif outcome is not None:
+                blobs[key] = pack(outcome)
+        elsewhere = [c.digest for c in flight.batch if c.digest not in blobs and c.digest not in flight.texts]
+        blobs |= writing.owned(self.conn, [self.index], elsewhere)
+        with self._writing():
+            self._fix_scale(blobs)
+            written = [(claimed, blobs[claimed.digest]) for claimed in flight.batch if claimed.digest in blobs]
+            writing.write_vectors(self.conn, self.index, written)
+            for claimed in flight.batch:
+                if claimed.digest in reasons:
+                    writing.write_failure(self.conn, self.index, claimed.id, reasons[claimed.digest])
+            left = (c.id for c in flight.batch if c.digest not in blobs and c.digest not in reasons)
+            writing.unclaim(self.conn, self.index, left)
+        embedded = sum(key in blobs for key in flight.texts)
+        self.embedded += embedded
+        self.reused += len(written) - embedded
+        self._flights.popleft()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction on the index as it is now, in which spending is written down. Raises IndexNotFound."""
+        with self._paid.budget.settling(self.conn) if self._paid else transaction(self.conn):
+            self.index = registry.reread(self.conn, self.index)
+            yield
+
+    def _rescue(self) -> None:
+        """Write what the batches under way have come to, ask nothing more, and give the others' claims back."""
+        if self._paid:
+            self._paid.budget.stop()
+        # A second failure, of the disk perhaps, must not hide the first.
+        with suppress(sqlite3.Error, IndexNotFound):
+            while self._flights:
+                flight = self._flights[0]
+                outcomes: Sequence[Outcome] | None = None
+                try:
+                    outcomes = flight.answer.result(RESCUE_SECONDS)
+                except EmbedderError as error:
+                    outcomes = error.outcomes
+                except (Exception, TimeoutError):  # noqa: BLE001 - the first failure is the one that is told
+                    outcomes = None
+                self._finish(outcomes or [None] * len(flight.texts))
+        with suppress(sqlite3.Error), transaction(self.conn):
+            writing.release(self.conn, self.index, [self.owner])
+
+    def _fix_scale(self, blobs: Mapping[bytes, bytes]) -> None:
+        if self.index.quantize == "int8" and self.index.int8_scale is None and blobs:
+            scale = int8_scale(np.stack([unpack(blob) for blob in blobs.values()]))
+            self.index = replace(self.index, int8_scale=scale)
+            registry.update(self.conn, self.index, int8_scale=scale)
+
+    def _others_are_embedding(self) -> bool:
+        """Free the chunks of processes that died and wait a moment for those that live; tells if any are claimed."""
+        claims = writing.claims(self.conn, self.index)
+        dead = [owner for owner in claims if has_died(owner)]
+        if dead:
+            with transaction(self.conn):
+                writing.release(self.conn, self.index, dead)
+        elif claims:
+            time.sleep(0.2)
+        return bool(claims)
+
+
+class _Inline(Future[list[Outcome]]):
+    """An answer that is worked out by whoever wants it: a model on this machine gains nothing from threads."""
+
+    def __init__(self, compute: Callable[[], list[Outcome]]) -> None:
+        super().__init__()
+        self._compute: Callable[[], list[Outcome]] | None = compute
+
+    def result(self, timeout: float | None = None) -> list[Outcome]:
+        """What `compute` returns or raises; only asked for once, since nothing is paid for."""
+        if self._compute is None:
+            return super().result(0)
+        compute, self._compute = self._compute, None
+        try:
+            self.set_result(compute())
+        except BaseException as error:
+            self.set_exception(error)
+            raise
+        return super().result(timeout)
+
+
+PENDING = "embedding is null and error is null"
+FAILED = "embedding is null and error is not null"
+
+
+def is_cut(model: Index | Embedder, *, of: Index) -> bool:
+    """Whether an embedder, or an index of it, has the vectors of another index's model with fewer dimensions."""
+    shorter = of.fingerprint.replace(f"@{of.dimensions}", f"@{model.dimensions}", 1)
+    return of.dimensions > model.dimensions and shorter == model.fingerprint
+
+
+def _host() -> str:
+    """This machine, and on Linux which space of process numbers: containers may share a host's name."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{space}"
+
+
+def has_died(owner: str) -> bool:
+    """Whether the process that made a claim is known to have ended; elsewhere than here nothing is known."""
+    host, pid, _ = owner.rsplit(":", 2)
+    if os.name != "posix" or host != _host():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

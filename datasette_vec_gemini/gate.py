@@ -1,0 +1,108 @@
+"""The gate before paid embeddings: a SQL function or a page may ask for anything, as often as anybody likes.
+
+One SQL statement can call a function once a row, and Datasette cannot interrupt it within a call: without a gate a
+single anonymous request would make hundreds of paid calls and hold a thread all the while.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from .errors import GateClosed, VecError
+from .paid import PaidEmbedder
+from .vectors import Vector
+
+SqlEmbedding = Literal["auto", "on", "cached", "off"]
+SQL_EMBEDDING: tuple[SqlEmbedding, ...] = get_args(SqlEmbedding)
+TEXTS_PER_MINUTE = 10
+SQL_SECONDS = 1.0
+ERRORS_KEPT = 20
+
+_log = logging.getLogger("datasette_vec_gemini")
+
+
+class Gate:
+    """Lets known texts through, and new ones one at a time, so many a minute, for those who may.
+
+    `mode` is `on` (everybody may), `auto` (whom `may_embed` allows), `cached` (only what was embedded before) or `off`.
+    A second new text while one is under way is refused at once unless `queueing`. `errors` keeps the last reasons with
+    their time, because SQLite's drivers hide what is raised in a function.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: SqlEmbedding = "auto",
+        texts_per_minute: int = TEXTS_PER_MINUTE,
+        queueing: bool = False,
+        may_embed: Callable[[], bool] = lambda: True,
+        errors: deque[tuple[str, str]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.mode = mode
+        self.errors = deque[tuple[str, str]](maxlen=ERRORS_KEPT) if errors is None else errors
+        self._texts_per_minute = texts_per_minute
+        self._queueing = queueing
+        self._may_embed = may_embed
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._passing: tuple[str, str, str] | None = None
+        self._passed: deque[float] = deque()
+
+    def vector(
+        self, embedder: PaidEmbedder, text: str, *, task: str, timeout_seconds: float, allowed: bool | None = None
+    ) -> Vector:
+        """The vector of a text, if it may pass. Raises GateClosed, or what the embedder raises.
+
+        `allowed` is the answer of `may_embed` where the caller has it already.
+        """
+        if self.mode == "off":
+            raise GateClosed("texts are not embedded in SQL here: sql_embedding is off")
+        question = (embedder.name, task, text)
+        with self._changed:
+            self._changed.wait_for(lambda: self._passing != question, timeout_seconds)
+            known = embedder.known_query(text, task=task)
+            if known is not None:
+                return known
+            if self.mode == "cached":
+                raise GateClosed("only texts that were embedded before are known here: sql_embedding is cached")
+            if not self._queueing:
+                if self._passing is not None or embedder.busy:
+                    raise GateClosed("another new text is being embedded: ask again in a moment")
+                self._passing = question
+        try:
+            if self.mode == "auto" and not (self._may_embed() if allowed is None else allowed):
+                raise GateClosed(
+                    "new texts are embedded for actors with the permission vec-embed: sign in, or ask what was asked "
+                    "before"
+                )
+            self._count()
+            return embedder.embed_query(text, task=task, timeout_seconds=timeout_seconds)
+        finally:
+            with self._changed:
+                self._passing = None
+                self._changed.notify_all()
+
+    def note(self, error: VecError) -> None:
+        """Keep an error for those who cannot see it, and write each new one to the log."""
+        if not any(message == str(error) for _, message in self.errors):
+            _log.warning("A text was not embedded: %s", error)
+        self.errors.append((datetime.now(UTC).isoformat(timespec="seconds"), str(error)))
+
+    def _count(self) -> None:
+        with self._changed:
+            now = self._clock()
+            while self._passed and self._passed[0] <= now - 60.0:
+                self._passed.popleft()
+            if len(self._passed) >= self._texts_per_minute:
+                raise GateClosed(
+                    f"{self._texts_per_minute:,} new texts a minute are embedded here (sql_texts_per_minute): wait a "
+                    "minute, or make an index to embed a whole column"
+                )
+            self._passed.append(now)
