@@ -81,6 +81,13 @@ def tests_datasette1(session: nox.Session) -> None:
     run_tests(session, "datasette>=1.0a41")
 
 
+@nox.session
+def tests_google_generativeai(session: nox.Session) -> None:
+    """The adapter of Google's retired SDK, with that SDK."""
+    session.install("--editable", ".[google-generativeai]", "--group", "test")
+    session.run("pytest", "tests/test_google_generativeai.py", *session.posargs)
+
+
 # python=False: no environment is made for a session that will only say why it is skipped.
 @nox.session(python=False if SYSTEM_FAULT else SYSTEM_PYTHON)
 def tests_sqlite340(session: nox.Session) -> None:
