@@ -29,8 +29,9 @@ REQUEST_SECONDS = 60.0
 UNUSABLE = 3
 """So many texts in a row whose answer is unusable even alone end a run: they may be paid for."""
 WITNESS = "This line tells whether the answers came back in order."
-WITNESSES = 2
-"""A text that goes with every batch at so many random places; its vector must come back from those places."""
+"""A text that goes with every batch at a random place; its vector must come back from that place."""
+SMALL_BATCH = 20
+FIRST_PART = 0.382
 SAME = 0.98
 
 _dice = random.SystemRandom()
@@ -58,7 +59,7 @@ class RemoteEmbedder:
         self.model = model
         self.dimensions = dimensions
         self.access = access
-        self.batch_size = max(1, access.texts_per_request - WITNESSES)
+        self.batch_size = max(1, access.texts_per_request - 1)
         scheme = f"prefix-{PREFIX_VERSION}" if model.scheme == "prefix" else "task-type"
         self.fingerprint = f"gemini/{model.name}@{dimensions}/{scheme}"
         self.budget = Budget(access, model.name)
@@ -96,7 +97,7 @@ class RemoteEmbedder:
         outcomes: list[Vector | str | None] = [self._fault(text) for text in texts]
         request = _Request(self, list(texts), outcomes, title, self._shared)
         try:
-            for part in self._parts(texts, [place for place, fault in enumerate(outcomes) if fault is None]):
+            for part in self._parts(request, texts, [place for place, fault in enumerate(outcomes) if fault is None]):
                 request.ask(part)
         except EmbedderError as error:
             error.outcomes = outcomes
@@ -151,12 +152,12 @@ class RemoteEmbedder:
             return "the text holds a lone surrogate, which is no character"
         return None
 
-    def _parts(self, texts: Sequence[str], places: Sequence[int]) -> Iterator[list[int]]:
+    def _parts(self, request: _Request, texts: Sequence[str], places: Sequence[int]) -> Iterator[list[int]]:
         """Places of texts that go in one request; planned anew after each, since limits are learnt on the way."""
         start = 0
         while start < len(places):
             limiter = self.budget.account.limiter
-            most = max(1, min(self.batch_size, limiter.texts - WITNESSES))
+            most = max(1, min(self.access.texts_per_request, limiter.texts) - request.witnesses(len(places)))
             tokens_left, bytes_left = min(self.access.tokens_per_request, limiter.tokens), REQUEST_BYTES
             part: list[int] = []
             for place in places[start : start + most]:
@@ -246,35 +247,59 @@ class _Request:
         self._outcomes = outcomes
         self._title = title
         self._shared = shared
-        # A title is part of what is embedded: its witness is like no other.
-        self._witness = shared.witness if title is None else None
         self._unusable = 0
 
-    def ask(self, places: list[int]) -> None:
-        """Fill in the outcomes at these places; what is refused together is asked for in halves."""
+    @property
+    def _known(self) -> Vector | None:
+        """The vector of the witness, once there was one; with a title it is like no other."""
+        return self._shared.witness if self._title is None else None
+
+    def witnesses(self, texts: int) -> int:
+        """How many go along: none with a single text; two prove each other, or make up for a batch's being small."""
+        if texts <= 1:
+            return 0
+        return 1 if self._known is not None and texts >= SMALL_BATCH else 2
+
+    def ask(self, places: list[int]) -> bool:
+        """Fill in the outcomes at these places; tells whether none was refused."""
         try:
             vectors = self._answers([self._texts[place] for place in places])
         except EmbeddingFailed as error:
-            self._halve(places, str(error))
+            self._search(places, str(error))
+            return False
         except OutOfOrder:
             for place in places:  # one at a time nothing can be mistaken for another
                 self.ask([place])
         except InvalidVector as error:
             if len(places) == 1:
                 self._count_unusable(error)
-            self._halve(places, str(error))
+                self._outcomes[places[0]] = str(error)
+            else:
+                self.ask(places[: len(places) // 2])
+                self.ask(places[len(places) // 2 :])
         else:
             for place, vector in zip(places, vectors, strict=True):
                 self._outcomes[place] = vector
             self._unusable = 0
+        return True
 
-    def _halve(self, places: list[int], reason: str) -> None:
+    def _search(self, places: list[int], reason: str) -> None:
+        """Find what is refused among texts that were refused together.
+
+        Where the first part passes, the refused text is known to be in the rest, which need not be asked for whole.
+        That is one call; the other way takes two, so the first part is the smaller one, by the golden ratio: one among
+        98 takes at most 11 calls.
+        """
         if len(places) == 1:
             self._outcomes[places[0]] = reason
             return
-        middle = len(places) // 2
-        self.ask(places[:middle])
-        self.ask(places[middle:])
+        while len(places) > 1:
+            first = max(1, round(FIRST_PART * len(places)))
+            passed = self.ask(places[:first])
+            places = places[first:]
+            if not passed:
+                break
+        self.ask(places)
 
     def _count_unusable(self, error: InvalidVector) -> None:
         self._unusable += 1
@@ -289,7 +314,7 @@ class _Request:
         Raises InvalidVector when the answer as a whole cannot be trusted: another count, or out of order.
         """
         embedder, sent = self._embedder, list(texts)
-        places = _witness_places(len(texts)) if len(texts) > 1 else []
+        places = _places(len(texts), self.witnesses(len(texts)))
         for place in places:
             sent.insert(place, WITNESS)
         reply = embedder.call(
@@ -315,18 +340,18 @@ class _Request:
             return str(error)
 
     def _check_order(self, found: list[Vector]) -> None:
-        known = found[-1] if self._witness is None else self._witness
+        known = found[-1] if self._known is None else self._known
         if any(float(vector @ known) < SAME for vector in found):
             raise OutOfOrder(f"{self._embedder.model.name} answered out of order")
         if self._title is None:
             self._shared.witness = known
 
 
-def _witness_places(texts: int) -> list[int]:
+def _places(texts: int, witnesses: int) -> list[int]:
     """Where witnesses stand among texts, at random, but so that the same answers reversed have none of them there."""
-    last = texts + WITNESSES - 1
+    last = texts + witnesses - 1
     places: list[int] = []
-    while len(places) < WITNESSES:
+    while len(places) < witnesses:
         place = _dice.randint(0, last)
         if 2 * place != last and place not in places and last - place not in places:
             places.append(place)
