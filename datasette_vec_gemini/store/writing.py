@@ -236,7 +236,7 @@ def claim(conn: sqlite3.Connection, index: Index, *, owner: str, limit: int, now
         update {quote_identifier(index.object("chunks"))} set claim = :owner, claimed_until = :until
         where id in (
             select id from {quote_identifier(index.object("chunks"))} as pending
-            where embedding is null and error is null and (claim is null or claim = :owner or claimed_until < :now)
+            where embedding is null and error is null and (claim is null or claimed_until < :now)
             and not exists (
                 select 1 from {quote_identifier(index.object("chunks"))} as other where other.digest = pending.digest
                 and other.embedding is null and other.claim <> :owner and other.claimed_until >= :now
