@@ -38,6 +38,10 @@ def price(model: str) -> float:
     return PRICES.get(model, max(PRICES.values())) / 1e6
 
 
+_Waiting = dict[tuple[str, str, str], Usage]
+"""(ledger, day, model) -> what was used and is not written there yet."""
+
+
 def today() -> str:
     """The day of the ledger, in UTC."""
     return datetime.now(UTC).date().isoformat()
@@ -46,47 +50,55 @@ def today() -> str:
 class Account:
     """What one key has used today, as far as this process can know, and its rate limits. Shared by all threads."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, day: Callable[[], str] = today) -> None:
         self.limiter = Limiter(texts=access.texts_per_minute, tokens=access.tokens_per_minute)
         self.lock = threading.Lock()
         self.reserved = Usage()
-        self._ledgers: dict[str, dict[str, Usage]] = {}
-        self._unwritten: dict[tuple[str, str, str], Usage] = {}
+        self.day = day
+        self._ledgers: dict[tuple[str, str], dict[str, Usage]] = {}
+        self._unwritten: _Waiting = {}
+        self._being_written: list[_Waiting] = []
 
-    def used(self, day: str) -> Usage:
+    def used(self) -> Usage:
         """The day's sum over the ledgers that were read, and over what is not written yet. The caller has the lock."""
-        written = (u for models in self._ledgers.values() for u in models.values())
-        waiting = (u for (_, of, _), u in self._unwritten.items() if of == day)
+        day = self.day()
+        written = (u for (_, of), models in self._ledgers.items() if of == day for u in models.values())
+        waiting = (u for some in (self._unwritten, *self._being_written) for (_, of, _), u in some.items() if of == day)
         return sum([*written, *waiting], Usage())
 
     def note(self, ledger: str, model: str, used: Usage) -> None:
         """Keep what was used until it is written. The caller has the lock."""
-        key = (ledger, today(), model)
+        key = (ledger, self.day(), model)
         self._unwritten[key] = self._unwritten.get(key, Usage()) + used
 
     def read(self, ledger: str, conn: sqlite3.Connection) -> None:
-        """Take over the day's rows of a ledger, to which other processes write too."""
-        rows = usage.of_day(conn, today())
+        """Take over the day's rows of a ledger, to which other processes write too; none to one in memory."""
+        if not ledger:  # any number of databases, each with a part of what is known here already
+            return
+        day = self.day()
+        rows = usage.of_day(conn, day)
         with self.lock:
-            self._ledgers[ledger] = rows
+            self._ledgers[ledger, day] = rows
 
     @contextmanager
     def settling(self, ledger: str) -> Iterator[list[tuple[str, str, Usage]]]:
         """Hand over what was used for a ledger, to be written and committed in the block; if it fails, take it back."""
         with self.lock:
             taken = {key: self._unwritten.pop(key) for key in list(self._unwritten) if key[0] == ledger}
+            self._being_written.append(taken)  # it counts all the while
         try:
             yield [(day, model, used) for (_, day, model), used in taken.items()]
         except BaseException:
             with self.lock:
+                self._being_written = [some for some in self._being_written if some is not taken]
                 for key, used in taken.items():
                     self._unwritten[key] = self._unwritten.get(key, Usage()) + used
             raise
         with self.lock:
-            rows = self._ledgers.setdefault(ledger, {})
+            self._being_written = [some for some in self._being_written if some is not taken]
             for (_, day, model), used in taken.items():
-                if day == today():
-                    rows[model] = rows.get(model, Usage()) + used
+                rows = self._ledgers.setdefault((ledger, day), {})
+                rows[model] = rows.get(model, Usage()) + used
 
 
 _accounts: dict[str, Account] = {}
@@ -166,7 +178,7 @@ class Budget:
         self.account.limiter.wake()
 
     def _check(self, wanted: Usage) -> None:
-        used = self.account.used(today()) + self.account.reserved
+        used = self.account.used() + self.account.reserved
         if self.texts_per_day is not None and used.texts + wanted.texts > self.texts_per_day:
             raise QuotaReached(
                 f"{used.texts:,} of {self.texts_per_day:,} texts a day (texts_per_day) are used: go on tomorrow (UTC)"
@@ -229,7 +241,7 @@ def _ignored(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
 def _opened(ledger: str, mode: str) -> sqlite3.Connection:
     if not ledger:
         raise sqlite3.OperationalError("a database in memory has no file")
-    return sqlite3.connect(f"file:{quote(ledger)}?mode={mode}", uri=True, timeout=2.0)
+    return sqlite3.connect(f"file:{quote(ledger)}?mode={mode}", uri=True, timeout=0.5)
 
 
 def ledger_of(conn: sqlite3.Connection) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from .chunking import covers, digest, render
-from .domain import Embedder, Index, Kind
+from .domain import Embedder, Estimate, Index, Kind
 from .driver import sqlite3
 from .keys import Key, key_to_path
 from .store import reading, registry, source, writing
@@ -97,12 +97,19 @@ def _warnings(conn: sqlite3.Connection, index: Index) -> Iterator[str]:
 
 
 def verify(
-    conn: sqlite3.Connection, index: Index, *, repair: bool = False, embedder: Embedder | None = None
+    conn: sqlite3.Connection,
+    index: Index,
+    *,
+    repair: bool = False,
+    embedder: Embedder | None = None,
+    max_usd: float | None = None,
+    approve: Callable[[Estimate], None] | None = None,
 ) -> list[Problem]:
     """Check every promise of the data design; empty when all hold. Rows that wait in the queue are no problem.
 
     `repair` mends what it finds without asking the model for anything it has answered before, and checks again: what
-    is returned then says of each problem whether it was mended. Raises like `sync`.
+    is returned then says of each problem whether it was mended. Damaged vectors have to be asked for anew; `max_usd`
+    and `approve` are as in `sync`. Raises like `sync`.
     """
     with mapped_errors():
         index = registry.reread(conn, index)
@@ -122,7 +129,7 @@ def verify(
             if reading.has_vec(conn):
                 writing.rebuild_codes(conn, index)
             writing.rebuild_fts(conn, index)
-        sync(conn, index, full=True, embedder=embedder)
+        sync(conn, index, full=True, embedder=embedder, max_usd=max_usd, approve=approve)
         left = set(_problems(conn, index))
         return [Problem(check=problem.check, text=problem.text, mended=problem not in left) for problem in found] + [
             problem for problem in left if problem not in found

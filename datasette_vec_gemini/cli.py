@@ -1,6 +1,6 @@
 """`datasette vec`: the command line. Every command parses, calls the library and prints; figures go to stdout.
 
-Exit codes: 0 all done, 1 error, 2 usage, 3 some rows failed, 4 quota or budget reached.
+Exit codes: 0 all done, 1 error, 2 usage or a cost that nobody agreed to, 3 some rows failed, 4 quota or budget reached.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Any
 
 import click
 
-from . import checking, evaluating, indexing, searching
+from . import checking, evaluating, indexing, searching, spending
 from . import demo as demos
 from . import doctor as doctors
+from .budget import ledger_of
 from .connection import connect
 from .domain import MODES, QUANTIZERS, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
-from .errors import DatabaseUnavailable, IndexNotFound, InvalidFilter, VecError
+from .errors import IndexNotFound, InvalidFilter, VecError
 from .keys import key_from_path
-from .printing import print_hits, print_json, print_report, printable, progress_bars
+from .printing import print_error, print_estimate, print_hits, print_json, print_report, print_status
+from .spending import Consent
 from .store import registry
-from .syncing import sync as sync_index
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -37,12 +38,10 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except VecError as error:
-            click.echo(f"Error: {printable(str(error))}", err=True)
+            print_error(error)
             ctx.exit(error.exit_code)
         except sqlite3.Error as error:
-            click.echo(
-                f"Error: SQLite says: {printable(str(error))}; `datasette vec verify DB` may tell more", err=True
-            )
+            print_error(f"SQLite says: {error}; `datasette vec verify DB` may tell more")
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("\nStopped. What was finished is kept; `datasette vec sync` goes on from there.", err=True)
@@ -53,7 +52,8 @@ class _Group(click.Group):
 def vec() -> None:
     """Semantic search for any SQLite file.
 
-    Exit codes: 0 all done, 1 error, 2 usage, 3 some rows failed, 4 quota or budget reached.
+    Exit codes: 0 all done, 1 error, 2 usage or a cost that nobody agreed to, 3 some rows failed, 4 quota or budget
+    reached.
     """
 
 
@@ -68,7 +68,9 @@ _filters = click.option(
 )
 _k = click.option("-k", "k", type=int, default=10, show_default=True, help="How many hits.")
 _offset = click.option("--offset", type=int, default=0, show_default=True, help="How many hits to pass over first.")
-_embedder = click.option("--embedder", metavar="NAME", help="The model: local, hashing, or what a plugin brings.")
+_embedder = click.option(
+    "--embedder", metavar="NAME", help="The model: local, gemini[:MODEL[@DIMS]], hashing, or what a plugin brings."
+)
 _quantize = click.option("--quantize", type=click.Choice(QUANTIZERS), help="The codes that large searches scan.")
 
 
@@ -83,6 +85,7 @@ _quantize = click.option("--quantize", type=click.Choice(QUANTIZERS), help="The 
 @_embedder
 @_quantize
 @click.option("--no-sync", is_flag=True, help="Declare the index and leave the work to `sync`.")
+@spending.options
 def index(
     db: Path,
     table: str,
@@ -94,9 +97,14 @@ def index(
     embedder: str | None,
     quantize: Quantize | None,
     no_sync: bool,
+    yes: bool,
+    max_usd: float | None,
 ) -> None:
     """Index columns of a table or view, so that its rows can be searched by meaning."""
+    consent = Consent(db=db, yes=yes, max_usd=max_usd)
     with closing(connect(db)) as conn:
+        if not no_sync and (model := spending.paid(embedder or "local")):
+            consent.require(model)
         made = indexing.create_index(
             conn,
             name or table,
@@ -110,7 +118,7 @@ def index(
         )
         click.echo(f"Index {made.name} on {made.table} ({', '.join(made.columns)}), embedder {made.embedder}")
         if not no_sync:
-            _finish(_sync(conn, made))
+            _finish(spending.sync_one(conn, made, consent))
 
 
 @vec.command()
@@ -118,15 +126,36 @@ def index(
 @click.argument("indexes", nargs=-1, metavar="[INDEX]...")
 @click.option("--full", is_flag=True, help="Compare every row instead of trusting the triggers.")
 @click.option("--watch", is_flag=True, help="Look for changes every second until interrupted.")
-def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool) -> None:
+@spending.options
+def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool, yes: bool, max_usd: float | None) -> None:
     """Bring indexes up to their tables: all of them, or those named."""
+    consent = Consent(db=db, yes=yes or watch, max_usd=max_usd)
     with closing(connect(db)) as conn:
-        reports = [_sync(conn, each, full=full) for each in _chosen(conn, indexes)]
-        while watch:
+        chosen = _chosen(conn, indexes)
+        if watch:
+            consent.require_cap(chosen)
+        reports, errors = spending.sync_all(conn, chosen, consent, full=full)
+        while watch and not errors:
             time.sleep(1)
-            for each in _chosen(conn, indexes):
-                _watch(conn, each)
-        _finish(*reports)
+            errors = spending.watch_once(conn, _chosen(conn, indexes), consent)
+        _finish(*reports, errors=errors)
+
+
+@vec.command()
+@_database
+@click.argument("name", metavar="INDEX")
+@_embedder
+@_as_json
+def estimate(db: Path, name: str, embedder: str | None, as_json: bool) -> None:
+    """Say what a sync would cost, or a rebuild with another model: counted here, for nothing, without a key."""
+    with closing(connect(db, read_only=True, require_vec=False)) as conn:
+        chosen = _only(conn, name)
+        expected, model = spending.expect(conn, chosen, embedder)
+    if as_json:
+        print_json(expected.to_dict())
+        return
+    remedy = spending.remedy(expected, chosen, model, Consent(db=db))
+    print_estimate(expected, paid=model.paid, remedy=remedy)
 
 
 @vec.command()
@@ -146,8 +175,19 @@ def search(
     with closing(connect(db, read_only=True, require_vec=False)) as conn:
         chosen = _only(conn, name)
         started = time.perf_counter()
+        asked, notices = searching.embed_or_words(chosen, asked, ledger=ledger_of(conn))
         hits = searching.search(conn, chosen, asked)
-        print_hits(conn, chosen, hits, query=query, mode=mode, started=started, as_json=as_json, offset=offset)
+        print_hits(
+            conn,
+            chosen,
+            hits,
+            query=query,
+            mode=asked.mode,
+            started=started,
+            as_json=as_json,
+            offset=offset,
+            notices=notices,
+        )
 
 
 @vec.command()
@@ -178,28 +218,20 @@ def status(db: Path, as_json: bool) -> None:
         print_json([each.to_dict() for each in found])
         return
     for each in found:
-        click.echo(
-            f"{each.name}: {each.table} ({', '.join(each.columns)}), {each.embedder}, {each.dimensions} dimensions"
-        )
-        click.echo(
-            f"  {each.rows:,} rows = {each.indexed:,} indexed + {each.pending:,} pending + {each.failed:,} failed + "
-            f"{each.empty:,} empty; {each.chunks:,} chunks"
-        )
-        for key, reason in each.failures:
-            click.echo(f"  failed: {key}: {printable(reason)}")
-        for warning in each.warnings:
-            click.echo(f"  note: {warning}")
+        print_status(each)
 
 
 @vec.command()
 @_database
 @click.argument("indexes", nargs=-1, metavar="[INDEX]...")
 @click.option("--repair", is_flag=True, help="Mend what is found.")
+@spending.options
 @_as_json
-def verify(db: Path, indexes: Sequence[str], repair: bool, as_json: bool) -> None:
+def verify(db: Path, indexes: Sequence[str], repair: bool, yes: bool, max_usd: float | None, as_json: bool) -> None:
     """Prove indexes against their tables; exit code 1 if anything is wrong and not mended."""
     with closing(connect(db, read_only=not repair, require_vec=False)) as conn:
-        found = {each.name: checking.verify(conn, each, repair=repair) for each in _chosen(conn, indexes)}
+        consent = Consent(db=db, yes=yes, max_usd=max_usd)
+        found = {each.name: spending.verify(conn, each, consent, repair=repair) for each in _chosen(conn, indexes)}
     if as_json:
         print_json(
             {
@@ -223,13 +255,23 @@ def verify(db: Path, indexes: Sequence[str], repair: bool, as_json: bool) -> Non
 @click.argument("name", metavar="INDEX")
 @_embedder
 @_quantize
-def rebuild(db: Path, name: str, embedder: str | None, quantize: Quantize | None) -> None:
+@click.option("--keep-old", is_flag=True, help="Keep the vectors of the model before, so that going back is free.")
+@spending.options
+def rebuild(
+    db: Path,
+    name: str,
+    embedder: str | None,
+    quantize: Quantize | None,
+    keep_old: bool,
+    yes: bool,
+    max_usd: float | None,
+) -> None:
     """Make an index anew: its derived tables, or with another model or quantizer all of it, beside the one in use."""
+    consent = Consent(db=db, yes=yes, max_usd=max_usd)
     with closing(connect(db)) as conn:
-        with progress_bars() as on_progress:
-            made, report = indexing.rebuild(
-                conn, _only(conn, name), embedder=embedder, quantize=quantize, on_progress=on_progress
-            )
+        made, report = spending.rebuild(
+            conn, _only(conn, name), consent, embedder=embedder, quantize=quantize, keep_old=keep_old
+        )
         kept = " still" if registry.building(conn, made.name) else ""
         about = f"generation {made.generation}, embedder {made.embedder}, {made.quantize} codes"
         click.echo(f"Index {made.name} is{kept} {about}")
@@ -255,13 +297,14 @@ def drop(db: Path, name: str, vec0_only: bool) -> None:
 @click.argument("name", metavar="INDEX")
 @click.option("--queries", required=True, type=click.Path(path_type=Path), help="JSON lines with _id and text.")
 @click.option("--qrels", required=True, type=click.Path(path_type=Path), help="TSV: query-id, corpus-id, score.")
+@spending.options
 @_as_json
-def evaluate(db: Path, name: str, queries: Path, qrels: Path, as_json: bool) -> None:
+def evaluate(db: Path, name: str, queries: Path, qrels: Path, yes: bool, max_usd: float | None, as_json: bool) -> None:
     """Measure nDCG@10 and recall@10 of each mode against judged queries."""
+    consent = Consent(db=db, yes=yes, max_usd=max_usd)
     with closing(connect(db, read_only=True, require_vec=False)) as conn:
-        figures = evaluating.evaluate(
-            conn, _only(conn, name), evaluating.read_queries(queries), evaluating.read_judgements(qrels)
-        )
+        asked, judgements = evaluating.read_queries(queries), evaluating.read_judgements(qrels)
+        figures = spending.evaluate(conn, _only(conn, name), asked, judgements, consent)
     if as_json:
         print_json(figures)
         return
@@ -293,7 +336,7 @@ def demo(ctx: click.Context, path: Path, no_serve: bool, limit: int | None, port
     with closing(connect(path, create=True)) as conn:
         made = demos.build(conn, limit=limit)
         click.echo(f"{path}: {checking.status(conn, made).rows:,} docstrings of Python's standard library")
-        _finish(_sync(conn, made))
+        _finish(spending.sync_one(conn, made, Consent(db=path)))
         for question in demos.QUESTIONS:
             click.echo(f"\n$ datasette vec search {path} {question!r} -k 3")
             started = time.perf_counter()
@@ -337,27 +380,12 @@ def _parse_filters(options: Sequence[str]) -> dict[str, object]:
     return parsed
 
 
-def _sync(conn: sqlite3.Connection, chosen: Index, *, full: bool = False) -> SyncReport:
-    with progress_bars() as on_progress:
-        report = sync_index(conn, chosen, full=full, on_progress=on_progress)
-    print_report(chosen, report)
-    return report
-
-
-def _watch(conn: sqlite3.Connection, chosen: Index) -> None:
-    """One look for changes: silent when there are none, and patient while another program holds the lock."""
-    try:
-        report = sync_index(conn, chosen)
-    except DatabaseUnavailable as error:
-        click.echo(f"Trying again: {error}", err=True)
-        return
-    if report.embedded or report.chunks_added or report.chunks_removed:
-        print_report(chosen, report)
-
-
-def _finish(*reports: SyncReport) -> None:
-    """End with the exit code for rows that failed, if any did."""
+def _finish(*reports: SyncReport, errors: Sequence[VecError] = ()) -> None:
+    """End with the exit code of what stopped some index, or of rows that failed, if any did."""
     failed = sum(report.failed for report in reports)
     if failed:
         click.echo(f"{failed:,} chunks failed; `datasette vec status DB` lists them with their reasons.", err=True)
-        sys.exit(SOME_FAILED)
+    for error in errors:
+        print_error(error)
+    if errors or failed:
+        sys.exit(errors[0].exit_code if errors else SOME_FAILED)

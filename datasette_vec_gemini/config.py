@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 from .access import PREFIX, SETTINGS, Access
 from .domain import MAX_HITS, MODES, Mode
 from .errors import InvalidSetting, shown
-from .gate import SQL_EMBEDDING, TEXTS_PER_MINUTE, Gate, SqlEmbedding
+from .gate import SQL_EMBEDDING, TEXTS_PER_MINUTE, Gate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,19 @@ def settings(*layers: tuple[str, object]) -> Settings:
 def access(where: str, layer: object) -> Access:
     """How paid services are reached: by the instance's settings, else by the environment. Raises InvalidSetting."""
     given = {name: value for name, value in _mapping(where, layer).items() if name in SETTINGS}
-    return Access.from_settings(given)
+    try:
+        return Access.from_settings(given)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{_culprit(where, given)}: {error}") from None
+
+
+def _culprit(where: str, given: Mapping[str, Any]) -> str:
+    """Where the setting stands that `Access` refuses."""
+    try:
+        Access.from_settings(given, {})
+    except InvalidSetting:
+        return where
+    return "the environment"
 
 
 def gate(
@@ -61,18 +73,21 @@ def gate(
 ) -> Gate:
     """The gate of SQL functions by `sql_embedding` and `sql_texts_per_minute`. Raises InvalidSetting."""
     found = {name: environment.get(PREFIX + name.upper()) if layer.get(name) is None else layer[name] for name in _GATE}
-    mode, count = found["sql_embedding"] or "auto", found["sql_texts_per_minute"]
+    places = {name: "the environment" if layer.get(name) is None else where for name in _GATE}
+    mode, count = found["sql_embedding"], found["sql_texts_per_minute"]
+    # YAML reads a bare on and off as true and false.
+    if isinstance(mode, bool):
+        mode = "on" if mode else "off"
+    elif mode is None or mode == "":
+        mode = "auto"
     if mode not in SQL_EMBEDDING:
-        # YAML reads a bare on and off as true and false.
-        mode = ("on" if mode else "off") if isinstance(mode, bool) else None
-    if mode is None:
-        raise InvalidSetting(
-            f"{where}: sql_embedding is {shown(found['sql_embedding'])}; it can be {', '.join(SQL_EMBEDDING)}"
-        )
+        known = ", ".join(SQL_EMBEDDING)
+        raise InvalidSetting(f"{places['sql_embedding']}: sql_embedding is {shown(mode)}; it can be {known}")
     text = str(TEXTS_PER_MINUTE if count is None else count)
     if isinstance(count, bool) or not text.isdecimal():
-        raise InvalidSetting(f"{where}: sql_texts_per_minute is {shown(count)}; it must be a whole number from 0")
-    return Gate(mode=cast("SqlEmbedding", mode), texts_per_minute=int(text), may_embed=may_embed)
+        place = places["sql_texts_per_minute"]
+        raise InvalidSetting(f"{place}: sql_texts_per_minute is {shown(count)}; it must be a whole number from 0")
+    return Gate(mode=mode, texts_per_minute=int(text), may_embed=may_embed)
 
 
 def _mapping(where: str, layer: object) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from . import config
 from .driver import sqlite3
-from .errors import DatabaseUnavailable, ExtensionUnavailable
+from .errors import DatabaseUnavailable, ExtensionUnavailable, InvalidSetting
 from .functions import Functions
 from .gate import Gate
 from .store.reading import has_vec
@@ -82,8 +82,13 @@ def prepare_lightly(conn: sqlite3.Connection) -> None:
 
 @lru_cache(maxsize=1)
 def _gate() -> Gate:
-    """The gate of everything in this process that is no Datasette."""
-    return config.gate({})
+    """The gate of everything in this process that is no Datasette; shut where the environment's settings are wrong."""
+    try:
+        return config.gate({})
+    except InvalidSetting as error:
+        closed = Gate(mode="off")
+        closed.note(error)
+        return closed
 
 
 def load_vec(conn: sqlite3.Connection, *, required: bool = True) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import islice
 
 from .budget import PRICES_AS_OF, price
 from .chunking import covers, digest, render, split
 from .domain import Embedder, Estimate, Index
 from .driver import sqlite3
-from .filling import is_cut
+from .filling import ATTEMPTS, FAILED, PENDING, is_cut
 from .keys import Key
 from .paid import PaidEmbedder
 from .searching import checked_embedder
@@ -17,6 +17,7 @@ from .store import reading, registry, source, writing
 from .store.transactions import mapped_errors
 
 _BATCH = 500
+_RETRIED = f"({FAILED} and attempts < {ATTEMPTS})"
 
 Text = tuple[Key, str]
 
@@ -32,21 +33,21 @@ def estimate(conn: sqlite3.Connection, index: Index, *, embedder: Embedder | Non
         source.check(conn, index)
         if embedder is None or embedder.fingerprint == index.fingerprint:
             model = checked_embedder(index, embedder)
-            return _count(conn, index, model, chain(_pending(conn, index), _changed(conn, index, model)))
-        indexed = _texts(conn, index, only="1")
-        return _count(conn, index, embedder, chain(indexed, _changed(conn, index, embedder)))
+            return _count(conn, index, model, _after_text_stage(conn, index, model, only=f"{PENDING} or {_RETRIED}"))
+        return _count(conn, index, embedder, _after_text_stage(conn, index, embedder, only="1"))
 
 
 def estimate_pending(conn: sqlite3.Connection, index: Index, embedder: Embedder) -> Estimate:
     """What the chunks that have no vector would cost, after the text stage."""
-    return _count(conn, index, embedder, _pending(conn, index))
+    return _count(conn, index, embedder, _texts(conn, index, only=PENDING))
 
 
 def _count(conn: sqlite3.Connection, index: Index, embedder: Embedder, texts: Iterable[Text]) -> Estimate:
     keys, seen, tokens = set[Key](), set[bytes](), 0
     model = embedder if isinstance(embedder, PaidEmbedder) else None
     generations = registry.generations(conn, index.name)
-    while batch := [text for text, _ in zip(texts, range(_BATCH), strict=False)]:
+    texts = iter(texts)
+    while batch := list(islice(texts, _BATCH)):
         wanted = {digest(text, embedder.fingerprint): (key, text) for key, text in batch}
         for known in [*seen.intersection(wanted), *_owned(conn, generations, embedder, wanted)]:
             wanted.pop(known, None)
@@ -81,8 +82,13 @@ def _owned(
             yield from (longer[found] for found in writing.owned(conn, [generation], longer))
 
 
-def _pending(conn: sqlite3.Connection, index: Index) -> Iterator[Text]:
-    return _texts(conn, index, only="embedding is null")
+def _after_text_stage(conn: sqlite3.Connection, index: Index, embedder: Embedder, *, only: str) -> Iterator[Text]:
+    """The chunks that the text stage would add, then those for which the condition holds and that it would leave."""
+    changed: set[Key] = set()
+    for key, texts in _changed(conn, index, embedder):
+        changed.add(key)
+        yield from ((key, text) for text in texts)
+    yield from (text for text in _texts(conn, index, only=only) if text[0] not in changed)
 
 
 def _texts(conn: sqlite3.Connection, index: Index, *, only: str) -> Iterator[Text]:
@@ -90,12 +96,12 @@ def _texts(conn: sqlite3.Connection, index: Index, *, only: str) -> Iterator[Tex
     return ((tuple(key), text) for text, *key in cursor)
 
 
-def _changed(conn: sqlite3.Connection, index: Index, embedder: Embedder) -> Iterator[Text]:
-    """The chunks that the text stage would add: of rows in the queue, or of all rows of a view."""
+def _changed(conn: sqlite3.Connection, index: Index, embedder: Embedder) -> Iterator[tuple[Key, list[str]]]:
+    """The documents that are cut anew, with their chunks: of rows in the queue, or of all rows of a view."""
     cursor = reading.all_keys(conn, index) if index.is_view else reading.queue(conn, index)
     while keys := [tuple(key) for key in cursor.fetchmany(_BATCH)]:
         rows = source.rows(conn, index, keys, columns=index.columns)
         for key, row, stored in zip(keys, rows, reading.chunks_of(conn, index, keys), strict=True):
             document = render(row, columns=index.columns, template=index.template) if row else ""
             if not covers(document, [old.chunk for old in stored]):
-                yield from ((key, chunk.text) for chunk in split(document, embedder))
+                yield key, [chunk.text for chunk in split(document, embedder)]

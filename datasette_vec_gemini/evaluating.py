@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .budget import ledger_of
 from .domain import MODES, Embedder, Index, Mode, Query
 from .driver import sqlite3
 from .errors import UsageError
-from .searching import search
+from .searching import checked_embedder, embed, search
 
 Judgements = Mapping[str, Mapping[str, float]]
 
@@ -66,15 +67,21 @@ def evaluate(
         raise UsageError(
             f"none of the {len(queries):,} queries has a relevant document in the judgements: check the ids"
         )
+    model = checked_embedder(index, embedder)
+    vectors = {}
+    if set(modes) != {"keyword"}:  # each question is embedded once for all modes
+        for query in judged:
+            vectors[query] = embed(
+                index, Query(queries[query], mode="semantic"), embedder=model, ledger=ledger_of(conn)
+            ).vector
     figures: dict[Mode, dict[str, float]] = {}
     for mode in modes:
-        results = {
-            query: [
-                ",".join(map(str, hit.key))
-                for hit in search(conn, index, Query(queries[query], k=k, mode=mode), embedder=embedder)
-            ]
-            for query in judged
-        }
+        results = {}
+        for query in judged:
+            text = queries[query]
+            vector = vectors[query] if mode == "semantic" or (mode == "hybrid" and model.speaks(text)) else None
+            asked = Query(text, k=k, mode=mode, vector=vector)
+            results[query] = [",".join(map(str, hit.key)) for hit in search(conn, index, asked, embedder=model)]
         figures[mode] = {
             f"ndcg@{k}": _mean([ndcg(results[query], judgements[query], k=k) for query in judged]),
             f"recall@{k}": _mean([recall(results[query], judgements[query], k=k) for query in judged]),

@@ -31,6 +31,8 @@ from .vectors import Vector, int8_scale, normalise, pack, unpack
 
 LEASE_SECONDS = 300.0
 """A claim whose process cannot be seen to have died is retaken after this time; one that lives renews it before."""
+ATTEMPTS = 3
+"""A chunk that the model refused is tried again by so many syncs; `full` starts to count anew."""
 RESCUE_SECONDS = 10.0
 """How long an interrupted run waits for answers that are paid for."""
 
@@ -71,6 +73,7 @@ class Filling:
         total, done = reading.count_chunks(self.conn, self.index, only=PENDING), 0
         most = self._paid.concurrency if self._paid else 1
         pool = ThreadPoolExecutor(most) if self._paid and total else None
+        _running.add(self.owner)
         try:
             while total:
                 while len(self._flights) < most and (batch := self._claim()):
@@ -83,11 +86,16 @@ class Filling:
                     break
         except IndexNotFound:
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, sqlite3.OperationalError):  # of an index that was dropped the tables are missing
+                with suppress(sqlite3.Error):
+                    registry.reread(self.conn, self.index)
             self._rescue()
             raise
         finally:
+            _running.discard(self.owner)
             if self._paid:
+                self._paid.budget.stop()  # who is still under way, for an index that is gone, tries nothing again
                 with suppress(sqlite3.Error), self._paid.budget.settling(self.conn):
                     pass
             if pool:
@@ -268,9 +276,15 @@ def _host() -> str:
     return f"{socket.gethostname()}/{space}"
 
 
+_running: set[str] = set()
+"""The owners of this process that are at work: one that could not give its claims back has ended all the same."""
+
+
 def has_died(owner: str) -> bool:
-    """Whether the process that made a claim is known to have ended; elsewhere than here nothing is known."""
+    """Whether the run that made a claim is known to have ended; elsewhere than here nothing is known."""
     host, pid, _ = owner.rsplit(":", 2)
+    if host == _host() and int(pid) == os.getpid():
+        return owner not in _running
     if os.name != "posix" or host != _host():
         return False
     try:

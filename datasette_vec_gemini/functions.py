@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,23 +21,30 @@ from .gate import SQL_SECONDS, Gate
 from .paid import PaidEmbedder
 from .searching import answer, embed
 from .store import registry
+from .store.transactions import mapped_errors
 from .vectors import Vector, pack
 
 GEMINI = ("gemini", "google-generativeai")
 _SPECIFICATION_SECONDS = 2.0
 _T = TypeVar("_T")
 
+_log = logging.getLogger("datasette_vec_gemini")
+
 
 class Functions:
     """The functions of connections to one database: what they embed with, through which gate, on whose account.
 
-    `access` is that of the environment if None; spending is written to `ledger`, the database's own if None.
+    `access` is that of the environment if None; spending is written to `ledger`, the database's own if None. Beside a
+    file that is opened as `immutable` nothing is made, which even reading does where it is in WAL mode.
     """
 
-    def __init__(self, gate: Gate, *, access: Access | None = None, ledger: str | None = None) -> None:
+    def __init__(
+        self, gate: Gate, *, access: Access | None = None, ledger: str | None = None, immutable: bool = False
+    ) -> None:
         self._gate = gate
         self._access = access
         self._ledger = ledger
+        self._immutable = immutable
 
     def register(self, conn: sqlite3.Connection) -> None:
         """Define `embed_gemini` and `semantic_search` on a connection.
@@ -47,10 +55,10 @@ class Functions:
 
         # A connection takes no weak reference: this function keeps it alive until it is closed.
         def semantic_search(index: str, text: str | None, *options: object) -> str | None:
-            return self._noted(lambda: self._search(conn, index, text, options))
+            return self._search(conn, index, text, options)
 
         for arguments in range(2, 7):
-            conn.create_function("semantic_search", arguments, semantic_search)
+            conn.create_function("semantic_search", arguments, self._bordered(semantic_search))
 
     def register_embed_gemini(self, conn: sqlite3.Connection) -> None:
         """Define `embed_gemini(text [, task_type])` on a connection, which it does not keep alive.
@@ -62,33 +70,57 @@ class Functions:
         file = ledger_of(conn)
 
         def embed_gemini(text: object, task_type: object = None) -> bytes | None:
-            return self._noted(lambda: self._embed_gemini(file, text, task_type))
+            return self._embed_gemini(file, text, task_type)
 
         for arguments in (1, 2):
-            conn.create_function("embed_gemini", arguments, embed_gemini, deterministic=True)
+            conn.create_function("embed_gemini", arguments, self._bordered(embed_gemini), deterministic=True)
 
-    def _noted(self, call: Callable[[], _T]) -> _T:
-        try:
-            return call()
-        except VecError as error:
-            self._gate.note(error)
-            raise
+    def _bordered(self, function: Callable[..., _T]) -> Callable[..., _T]:
+        """The function as SQLite gets it: what goes wrong is noted, and raised by a frame that knows nothing.
+
+        Datasette and sqlite-utils have the driver print the traceback of whatever a function raises, and where rich is
+        installed Datasette prints every frame's local variables with it: keys, texts, and a second of work each time.
+        """
+
+        def outcome(arguments: tuple[object, ...]) -> tuple[_T | None, VecError | None]:
+            try:
+                with mapped_errors():
+                    return function(*arguments), None
+            except VecError as error:
+                self._gate.note(error)
+                # A new one, since other threads may be raising the old one too.
+                return None, type(error)(str(error))
+            except Exception:  # noqa: BLE001 - a bug of ours: nobody else would hear of it
+                _log.exception("%s failed", function.__name__)
+                failure = VecError(f"{function.__name__} failed unexpectedly: the log has the reason")
+                self._gate.note(failure)
+                return None, failure
+
+        def bordered(*arguments: object) -> _T:
+            value, error = outcome(arguments)
+            del arguments
+            if error:
+                raise error
+            return cast("_T", value)
+
+        return bordered
 
     def _embed_gemini(self, file: str, text: object, task_type: object) -> bytes | None:
         if text is None or (isinstance(text, str) and not text.strip()):
             return None
         if not isinstance(text, str | int | float):
-            raise InvalidQuery(f"embed_gemini takes text, this is a {type(text).__name__}")
+            raise InvalidQuery("embed_gemini takes text, this is a BLOB")
         check_text(str(text))
         task = str(task_type or "RETRIEVAL_QUERY").upper()
         if task not in TASKS:
             raise InvalidQuery(f"task type {shown(task_type)} is not known; it can be {', '.join(TASKS)}")
-        embedder = embedders.load(_specification(file), self._access)
+        embedder = embedders.load(_specification(file, immutable=self._immutable), self._access)
         return pack(self._vector(embedder, str(text), task, file))
 
     def _vector(self, embedder: Embedder, text: str, task: str, file: str) -> Vector:
         if not isinstance(embedder, PaidEmbedder):
             return embedder.embed_query(text)
+        embedder.require_key()
         charged = embedder.charged_to(file if self._ledger is None else self._ledger)
         return self._gate.vector(charged, text, task=task, timeout_seconds=SQL_SECONDS)
 
@@ -123,7 +155,7 @@ class Functions:
 _specifications: dict[str, tuple[float, str]] = {}
 
 
-def _specification(file: str) -> str:
+def _specification(file: str, *, immutable: bool) -> str:
     """The embedder of the database's Gemini indexes, where they agree; looked up anew every other second."""
     now = time.monotonic()
     known = _specifications.get(file)
@@ -132,7 +164,8 @@ def _specification(file: str) -> str:
     found: set[str] = set()
     if file:
         try:
-            with closing(sqlite3.connect(f"file:{quote(file)}?mode=ro", uri=True)) as conn:
+            uri = f"file:{quote(file)}?mode=ro{'&immutable=1' if immutable else ''}"
+            with closing(sqlite3.connect(uri, uri=True)) as conn:
                 found = {i.embedder for i in registry.indexes(conn) if i.embedder.startswith(GEMINI)}
         except (sqlite3.Error, VecError):
             found = set()

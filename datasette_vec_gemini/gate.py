@@ -70,12 +70,16 @@ class Gate:
             known = embedder.known_query(text, task=task)
             if known is not None:
                 return known
-            if self.mode == "cached":
-                raise GateClosed("only texts that were embedded before are known here: sql_embedding is cached")
-            if not self._queueing:
-                if self._passing is not None or embedder.busy:
-                    raise GateClosed("another new text is being embedded: ask again in a moment")
-                self._passing = question
+            is_under_way = embedder.is_asked(text, task=task)
+            if not is_under_way:
+                if self.mode == "cached":
+                    raise GateClosed("only texts that were embedded before are known here: sql_embedding is cached")
+                if not self._queueing:
+                    if self._passing is not None or embedder.busy:
+                        raise GateClosed("another new text is being embedded: ask again in a moment")
+                    self._passing = question
+        if is_under_way:  # somebody who may has asked it, and may have given up waiting
+            return embedder.embed_query(text, task=task, timeout_seconds=timeout_seconds)
         try:
             if self.mode == "auto" and not (self._may_embed() if allowed is None else allowed):
                 raise GateClosed(

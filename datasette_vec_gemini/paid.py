@@ -54,6 +54,10 @@ class PaidEmbedder(Embedder, Protocol):
         """About how many tokens these texts are charged as, counted here, rather too many."""
         ...
 
+    def is_asked(self, text: str, *, task: str = ...) -> bool:
+        """Whether this very question is being answered just now."""
+        ...
+
     def known_query(self, text: str, *, task: str = ...) -> NDArray[np.float32] | None:
         """The vector of a question that was asked before; nothing is asked now."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 import click
 
-from .domain import Hit, Index, Mode, Progress, SyncReport
+from .checking import Status
+from .domain import Estimate, Hit, Index, Mode, Progress, SyncReport
 from .driver import sqlite3
 from .keys import key_to_path
 from .store import reading
@@ -22,39 +24,107 @@ def print_report(chosen: Index, report: SyncReport) -> None:
     """What one sync did, and why it compared every row if it did."""
     reused = f", {report.reused:,} reused" if report.reused else ""
     removed = f", {report.chunks_removed:,} chunks removed" if report.chunks_removed else ""
+    paid = f", {report.tokens:,} tokens, {dollars(report.usd)}" if report.usd else ""
     click.echo(
         f"Synced {chosen.name}: {report.documents:,} documents read, {report.embedded:,} chunks embedded{reused}"
-        f"{removed}, {report.seconds:.1f} s"
+        f"{removed}{paid}, {report.seconds:.1f} s"
     )
     for note in report.notes:
         click.echo(f"  note: {note}")
 
 
+def print_status(found: Status) -> None:
+    """An index in figures, with what failed and what stands in the way."""
+    click.echo(
+        f"{found.name}: {found.table} ({', '.join(found.columns)}), {found.embedder}, {found.dimensions} dimensions"
+    )
+    click.echo(
+        f"  {found.rows:,} rows = {found.indexed:,} indexed + {found.pending:,} pending + {found.failed:,} failed + "
+        f"{found.empty:,} empty; {found.chunks:,} chunks"
+    )
+    for key, reason in found.failures:
+        click.echo(f"  failed: {key}: {printable(reason)}")
+    for warning in found.warnings:
+        click.echo(f"  note: {warning}")
+
+
+def print_error(error: BaseException | str) -> None:
+    """One line on stderr, whatever the message holds."""
+    click.echo(f"Error: {printable(str(error))}", err=True)
+
+
+def print_aside(text: str) -> None:
+    """A remark on stderr, beside what is printed."""
+    click.echo(printable(text), err=True)
+
+
+def dollars(usd: float) -> str:
+    """With four decimals, or as many as show two digits of it."""
+    decimals = 4 if usd >= 0.001 or usd <= 0 else min(12, 1 - math.floor(math.log10(usd)))
+    return f"${usd:,.{decimals}f}"
+
+
+def spelled_cost(expected: Estimate) -> str:
+    """Tokens, dollars and minutes of an estimate, in words."""
+    minutes = math.ceil(expected.minutes)
+    lasting = "less than a minute" if minutes <= 1 else f"at least {minutes:,} minutes"
+    return (
+        f"about {expected.tokens:,} tokens, {dollars(expected.usd)} (prices as of {expected.prices_as_of}), {lasting}"
+    )
+
+
+def print_estimate(expected: Estimate, *, paid: bool, remedy: str) -> None:
+    """What embedding would take and cost; `remedy` is the command that does it."""
+    click.echo(
+        f"{expected.index} with {expected.embedder}: {expected.chunks:,} chunks of {expected.rows:,} rows to embed"
+    )
+    if not paid:
+        click.echo(f"It costs nothing: {expected.embedder} is no paid model")
+    elif not expected.chunks:
+        click.echo("It costs nothing: every vector is there")
+    else:
+        click.echo(printable(f"{spelled_cost(expected).capitalize()}\nNothing was spent; to go on: {remedy}"))
+
+
+def is_terminal() -> bool:
+    """Whether there is somebody who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; anything but a yes is a no."""
+    try:
+        return click.confirm(question, default=False, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
+
+
 @contextmanager
-def progress_bars() -> Iterator[OnProgress | None]:
+def progress_bars(*, hidden: bool = False) -> Iterator[OnProgress | None]:
     """Bars with rate and ETA on stderr while it is a terminal; nothing otherwise."""
-    if not sys.stderr.isatty():
+    if hidden or not sys.stderr.isatty():
         yield None
         return
     with ExitStack() as stack:
-        bars: dict[str, Any] = {}
+        bars: dict[str, tuple[Any, ExitStack]] = {}
 
         def show(progress: Progress) -> None:
             if progress.stage not in bars:
                 started = time.monotonic()
-                bars[progress.stage] = stack.enter_context(
-                    click.progressbar(
-                        length=progress.total,
-                        label={"text": "Reading  ", "vectors": "Embedding"}[progress.stage],
-                        show_pos=True,
-                        item_show_func=lambda done: f"{(done or 0) / max(time.monotonic() - started, 1e-3):,.0f}/s",
-                        file=sys.stderr,
-                    )
+                own = stack.enter_context(ExitStack())
+                made = click.progressbar(
+                    length=progress.total,
+                    label={"text": "Reading  ", "vectors": "Embedding"}[progress.stage],
+                    show_pos=True,
+                    item_show_func=lambda done: f"{(done or 0) / max(time.monotonic() - started, 1e-3):,.0f}/s",
+                    file=sys.stderr,
                 )
-            bar = bars[progress.stage]
+                bars[progress.stage] = own.enter_context(made), own
+            bar, own = bars[progress.stage]
             bar.update(progress.done - bar.pos, progress.done)
             if bar.finished:
-                bar.render_finish()
+                own.close()
 
         yield show
 
@@ -69,8 +139,9 @@ def print_hits(
     started: float,
     as_json: bool,
     offset: int,
+    notices: Sequence[str] = (),
 ) -> None:
-    """An answer, as JSON or for people; `offset` is where its ranks begin."""
+    """An answer, as JSON or for people; `offset` is where its ranks begin, `notices` say what it is not."""
     took_ms = round((time.perf_counter() - started) * 1000, 1)
     pending = reading.count_pending(conn, chosen)
     if as_json:
@@ -81,6 +152,7 @@ def print_hits(
                 "mode": mode,
                 "took_ms": took_ms,
                 "pending": pending,
+                "notices": list(notices),
                 "hits": [hit.to_dict() for hit in hits],
             }
         )
@@ -92,6 +164,8 @@ def print_hits(
         click.echo(f"     {_reason(hit)}")
     if not hits:
         click.echo("Nothing found.")
+    for notice in notices:
+        print_aside(f"({notice})")
     if pending:
         click.echo(f"({pending:,} rows are not indexed yet: run `datasette vec sync`)", err=True)
 

@@ -63,14 +63,13 @@ def m002_usage(db: Database) -> None:
 @migrations()
 def m003_retired(db: Database) -> None:
     """A generation can be kept after the next one took its place; SQLite cannot alter a check."""
+    # Not by renaming a new table, for which SQLite would parse every view of the file, and one may be broken.
     (sql,) = db.execute("select sql from sqlite_master where name = '_vec_indexes'").fetchone()
-    widened = sql.replace("_vec_indexes", "_vec_indexes_new", 1).replace(
-        "('building', 'active')", "('building', 'active', 'retired')", 1
-    )
-    db.execute(widened)
-    db.execute("insert into _vec_indexes_new select * from _vec_indexes")
+    rows = db.execute("select * from _vec_indexes").fetchall()
     db.execute("drop table _vec_indexes")
-    db.execute("alter table _vec_indexes_new rename to _vec_indexes")
+    db.execute(sql.replace("('building', 'active')", "('building', 'active', 'retired')", 1))
+    for row in rows:
+        db.execute(f"insert into _vec_indexes values ({', '.join('?' * len(row))})", row)
 
 
 def affinity(declared_type: str) -> str:

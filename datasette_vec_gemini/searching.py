@@ -46,7 +46,8 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
 
     Without `query.vector` the text is embedded by `embedder`, the index's own if None. Where that model does not speak
     the text's language, hybrid mode ranks by keywords alone. Rows that are gone, or changed since they were indexed,
-    are never shown. Nothing is written. Raises FingerprintMismatch, InvalidFilter, EmbedderError, DatabaseUnavailable.
+    are never shown. Nothing is written but what a paid embedder cost, to the ledger. Raises FingerprintMismatch,
+    InvalidFilter, EmbedderError, DatabaseUnavailable.
     """
     prepared = embed(index, query, embedder=embedder, ledger=ledger_of(conn))
     with mapped_errors(), snapshot(conn):
@@ -118,7 +119,8 @@ def embed(
     embedder = checked_embedder(index, embedder, access)
     if query.mode == "hybrid" and not embedder.speaks(query.text):
         return query
-    if isinstance(embedder, PaidEmbedder):
+    # A budget that the caller has set up, with a ledger or a limit, stays.
+    if isinstance(embedder, PaidEmbedder) and not embedder.budget.ledger and embedder.budget.max_usd is None:
         embedder = embedder.charged_to(ledger)
     return replace(query, vector=normalise(ask(embedder, query.text), dimensions=index.dimensions))
 

@@ -20,7 +20,7 @@ from .domain import Embedder, Estimate, Index, Progress, SyncReport
 from .driver import sqlite3
 from .errors import ExtensionUnavailable
 from .estimating import estimate_pending
-from .filling import FAILED, Filling
+from .filling import ATTEMPTS, FAILED, Filling
 from .keys import Key
 from .paid import PaidEmbedder
 from .schema import source_key
@@ -33,8 +33,6 @@ from .store.writing import Change
 TEXT_ROWS = 256
 TEXT_CHARACTERS = 4_000_000
 """A batch of the text stage ends at so many rows or, after at least one row, so many characters."""
-ATTEMPTS = 3
-"""A chunk that the model refused is tried again by so many syncs; `full` starts to count anew."""
 
 OnProgress = Callable[[Progress], None]
 

@@ -71,13 +71,14 @@ def test_a_session_from_a_table_to_an_answer(run, table):
 
 def test_search_prints_json_in_its_documented_shape(run, indexed):
     answer = json.loads(run("search", "DB", "parse a date", "-k", "1", "--json").stdout)
-    assert list(answer) == ["query", "index", "mode", "took_ms", "pending", "hits"]
+    assert list(answer) == ["query", "index", "mode", "took_ms", "pending", "notices", "hits"]
     assert answer | {"took_ms": 0, "hits": []} == {
         "query": "parse a date",
         "index": "docs",
         "mode": "hybrid",
         "took_ms": 0,
         "pending": 0,
+        "notices": [],
         "hits": [],
     }
     (hit,) = answer["hits"]
@@ -196,7 +197,7 @@ BAD = {
     "sync of a missing index": (["sync", "DB", "nope"], 2, "no index 'nope'"),
     "drop of a missing index": (["drop", "DB", "nope"], 2, "no index 'nope'"),
     "another model": (
-        ["search", "DB", "date", "--index", "foreign"],
+        ["search", "DB", "date", "--index", "foreign", "--mode", "semantic"],
         1,
         "rebuild the index with `datasette vec rebuild DB foreign",
     ),
@@ -291,7 +292,9 @@ def test_eval_prints_the_quality_of_every_mode(run, indexed, tmp_path):
     ]
 
 
-def test_the_doctor_finds_this_machine_well(run):
+def test_the_doctor_finds_this_machine_well(run, monkeypatch):
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     lines = run("doctor").stdout.splitlines()
     assert all(line.startswith("ok") for line in lines)
     assert {line.split()[1] for line in lines} >= {"Python", "SQLite", "FTS5", "vectors", "local"}
@@ -322,6 +325,7 @@ def test_datasette_carries_the_command(path):
         "verify",
         "rebuild",
         "drop",
+        "estimate",
         "eval",
         "doctor",
         "demo",

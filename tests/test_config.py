@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasette_vec_gemini.config import Settings, settings
+from datasette_vec_gemini.config import OF_INSTANCE, Settings, access, gate, settings
 from datasette_vec_gemini.domain import MODES
 from datasette_vec_gemini.errors import InvalidSetting
 
@@ -73,3 +73,63 @@ def test_true_is_no_page_size():
 def test_a_configuration_that_is_no_mapping_is_refused_with_its_place(layer):
     with pytest.raises(InvalidSetting, match=r"^instance: "):
         settings(("instance", layer))
+
+
+@pytest.mark.parametrize("name", OF_INSTANCE)
+def test_money_keys_and_limits_stand_at_the_instance_only(name):
+    assert settings(("instance", {name: 1})) == Settings()
+    with pytest.raises(InvalidSetting) as caught:
+        settings(("instance", {}), ("database 'd'", {name: 1}))
+    assert str(caught.value) == f"database 'd': {name} can only be set for the whole instance"
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [
+        (None, "auto"), ("auto", "auto"), ("on", "on"), ("cached", "cached"), ("off", "off"),
+        (True, "on"), (False, "off"),  # as YAML reads on and off
+    ],
+)  # fmt: skip
+def test_sql_embedding_is_what_was_written(value, mode):
+    assert gate({"sql_embedding": value}, environment={}).mode == mode
+
+
+def test_the_gate_s_settings_can_stand_in_the_environment_and_the_configuration_goes_first():
+    environment = {"DATASETTE_VEC_SQL_EMBEDDING": "cached"}
+    assert gate({}, environment=environment).mode == "cached"
+    assert gate({"sql_embedding": False}, environment=environment).mode == "off"
+
+
+@pytest.mark.parametrize("value", ["perhaps", "true", "ON", 1, 0, [], {}])
+@pytest.mark.parametrize("place", ["instance", "the environment"])
+def test_an_impossible_sql_embedding_is_named_with_its_place(value, place):
+    layer, environment = {"sql_embedding": value}, {}
+    if place == "the environment":
+        value = str(value)
+        layer, environment = {}, {"DATASETTE_VEC_SQL_EMBEDDING": value}
+    with pytest.raises(InvalidSetting) as caught:
+        gate(layer, where="instance", environment=environment)
+    assert str(caught.value) == f"{place}: sql_embedding is {value!r}; it can be auto, on, cached, off"
+
+
+@pytest.mark.parametrize("value", [-1, "many", 1.5, True, [10]])
+def test_an_impossible_number_of_texts_a_minute_is_named_with_its_place(value):
+    with pytest.raises(InvalidSetting) as caught:
+        gate({"sql_texts_per_minute": value}, where="instance", environment={})
+    assert str(caught.value) == f"instance: sql_texts_per_minute is {value!r}; it must be a whole number from 0"
+
+
+def test_a_refused_setting_is_named_with_its_place_be_it_a_file_or_the_environment(monkeypatch):
+    with pytest.raises(InvalidSetting, match=r"^instance: daily_usd is 'many'"):
+        access("instance", {"daily_usd": "many"})
+    monkeypatch.setenv("DATASETTE_VEC_DAILY_USD", "lots")
+    with pytest.raises(InvalidSetting, match=r"^the environment: daily_usd is 'lots'"):
+        access("instance", {"page_size": 5})
+    assert access("instance", {"daily_usd": 2}).daily_usd == 2
+
+
+@pytest.mark.parametrize("value", [5, ["key"], {"a": 1}])
+def test_a_key_that_is_no_text_is_refused_without_showing_it(value):
+    with pytest.raises(InvalidSetting) as caught:
+        access("instance", {"api_key": value})
+    assert str(caught.value) == "instance: api_key must be text, such as {$env: GEMINI_API_KEY}"

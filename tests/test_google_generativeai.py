@@ -18,6 +18,7 @@ from fake_gemini import FAULTS, KEY, FakeGemini
 from datasette_vec_gemini.access import Access
 from datasette_vec_gemini.embedders import gemini, google_generativeai, remote
 from datasette_vec_gemini.embedders.google_generativeai import LegacyService
+from datasette_vec_gemini.embedders.service import Reply, Transient
 from datasette_vec_gemini.errors import EmbedderError, EmbedderUnavailable, EmbeddingFailed, ServiceUnavailable
 
 MODELS = ("gemini-embedding-001", "gemini-embedding-2")
@@ -51,7 +52,7 @@ def embedder(access, sdk):
     return google_generativeai.load("", access())
 
 
-def embed(service: LegacyService, texts=("a text",), *, task=None, timeout_seconds: float = 5.0) -> remote.Reply:
+def embed(service: LegacyService, texts=("a text",), *, task=None, timeout_seconds: float = 5.0) -> Reply:
     return service.embed(texts, task=task, title=None, dimensions=768, timeout_seconds=timeout_seconds)
 
 
@@ -218,7 +219,7 @@ def test_a_fault_gives_right_vectors_or_an_error_of_ours_soon(embedder, fake, fa
 )
 def test_an_attempt_is_one_request(access, fake, sdk, fault):
     fake.always = fault
-    with pytest.raises((EmbedderError, remote.Transient)):
+    with pytest.raises((EmbedderError, Transient)):
         embed(LegacyService(access(), "gemini-embedding-2"), timeout_seconds=1)
     assert len(fake.requests) == 1
 
@@ -229,7 +230,7 @@ def test_an_attempt_is_one_request(access, fake, sdk, fault):
 )
 def test_what_may_be_tried_again_says_whether_it_may_be_billed(access, fake, sdk, fault, may_be_billed):
     fake.always = fault
-    with pytest.raises(remote.Transient) as caught:
+    with pytest.raises(Transient) as caught:
         embed(LegacyService(access(), "gemini-embedding-2"), timeout_seconds=1)
     assert caught.value.may_be_billed is may_be_billed
 
@@ -237,14 +238,14 @@ def test_what_may_be_tried_again_says_whether_it_may_be_billed(access, fake, sdk
 def test_where_nothing_listens_nothing_is_billed(access, sdk):
     with FakeGemini() as gone:
         pass
-    with pytest.raises(remote.Transient, match="no connection") as caught:
+    with pytest.raises(Transient, match="no connection") as caught:
         embed(LegacyService(access(base_url=gone.url), "gemini-embedding-2"))
     assert not caught.value.may_be_billed
 
 
 def test_the_time_that_the_service_names_is_kept(access, fake, sdk):
     fake.always = "429"
-    with pytest.raises(remote.Transient) as caught:
+    with pytest.raises(Transient) as caught:
         embed(LegacyService(access(), "gemini-embedding-2"))
     assert (caught.value.retry_after, caught.value.texts_per_minute) == (0.3, 100)
 
@@ -252,7 +253,7 @@ def test_the_time_that_the_service_names_is_kept(access, fake, sdk):
 def test_an_answer_that_drips_is_cut_off_at_the_timeout(access, fake, sdk):
     fake.always = "drip"
     began = time.monotonic()
-    with pytest.raises(remote.Transient, match="in time"):
+    with pytest.raises(Transient, match="in time"):
         embed(LegacyService(access(), "gemini-embedding-2"), timeout_seconds=1)
     assert time.monotonic() - began < 2
 
@@ -269,7 +270,7 @@ def test_a_question_is_not_waited_for_longer_than_its_time(access, fake, sdk):
 
 @pytest.mark.parametrize("body", [b'{"error": "bad gateway"}', b'["error"]', b"null", b"", b"\xff"])
 def test_an_error_of_a_proxy_needs_no_shape(access, sdk, body):
-    with answering(502, body) as url, pytest.raises(remote.Transient, match="502"):
+    with answering(502, body) as url, pytest.raises(Transient, match="502"):
         embed(LegacyService(access(base_url=url), "gemini-embedding-2"))
 
 
@@ -284,7 +285,7 @@ def test_an_answer_in_chunks_is_read_to_its_end(access, sdk, compressed):
 
 def test_an_answer_too_long_is_not_read(access, sdk, monkeypatch):
     monkeypatch.setattr(google_generativeai, "ANSWER_BYTES", 1_000)
-    with answering(200, b" " * 5_000) as url, pytest.raises(remote.Transient):
+    with answering(200, b" " * 5_000) as url, pytest.raises(Transient):
         embed(LegacyService(access(base_url=url), "gemini-embedding-2"))
 
 

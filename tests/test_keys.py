@@ -5,7 +5,7 @@ import string
 
 import pytest
 from datasette.utils import tilde_decode, tilde_encode
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from datasette_vec_gemini.keys import key_from_path, key_to_json, key_to_path
@@ -38,6 +38,7 @@ def test_a_spelled_key_needs_no_further_quoting_in_a_url(key):
 @example("100%")
 @example("a~")
 def test_any_text_is_read_as_datasette_reads_it(path):
+    assume("~%" not in path)  # where Datasette's own placeholder for % shows, which is random
     assert ",".join(key_from_path(path)) == ",".join(map(tilde_decode, path.split(",")))
 
 

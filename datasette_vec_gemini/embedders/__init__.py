@@ -59,6 +59,8 @@ def factories() -> dict[str, hookspecs.EmbedderFactory]:
     return found
 
 
+_FREE = {"hashing", "local"}
+"""What asks nobody: a mistake in the settings of paid services does not matter to these."""
 _loaded: dict[tuple[str, Access], Embedder] = {}
 _lock = threading.RLock()  # a factory may load the embedder that it wraps
 
@@ -69,10 +71,12 @@ def load(specification: str, access: Access | None = None) -> Embedder:
     `access` is for those that are paid; without it the environment says how to reach them. Raises UnknownEmbedder with
     the names there are, EmbedderUnavailable, or InvalidSetting.
     """
+    match = _SPECIFICATION.fullmatch(specification)
+    if match and match[1] in _FREE:
+        access = Access()
     access = access or Access.from_settings({})
     with _lock:
         if (specification, access) not in _loaded:
-            match = _SPECIFICATION.fullmatch(specification)
             factory = factories().get(match[1]) if match else None
             if match is None or factory is None:
                 there = ", ".join(sorted(factories()))

@@ -40,6 +40,10 @@ class QueryCache:
         """Whether a question is being answered."""
         return bool(self._asked)
 
+    def is_asked(self, question: Hashable) -> bool:
+        """Whether this question is being answered."""
+        return question in self._asked
+
     def answer(self, question: Hashable, compute: Callable[[], Vector], *, timeout_seconds: float) -> Vector:
         """The vector, from memory, from whoever asks the same just now, or from `compute`.
 
@@ -53,8 +57,9 @@ class QueryCache:
             if future is None:
                 if len(self._asked) >= MOST_AT_ONCE:
                     raise ServiceUnavailable(f"{MOST_AT_ONCE} questions are being embedded: try again in a moment")
-                future = self._asked[question] = Future()
+                future = Future()
                 threading.Thread(target=self._run, args=(question, compute, future), daemon=True).start()
+                self._asked[question] = future  # no sooner: there may be no thread to be had; it waits for this lock
         try:
             return future.result(timeout_seconds)
         except TimeoutError:

@@ -9,6 +9,7 @@ asked for.
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import threading
@@ -37,6 +38,7 @@ LEAST_DIMENSIONS = 128
 RETIRED = re.compile(r"text-embedding-004|(text)?embedding-(gecko-)?001|textembedding-gecko.*|.*-exp(-.*)?")
 BASE_URL = "https://generativelanguage.googleapis.com/"
 ANSWER_BYTES = 64_000_000
+CHECK_SECONDS = 5.0
 KEYS_PAGE = "https://aistudio.google.com/apikey"
 
 _REST = re.compile(r"(?::(?:models/)?(?P<model>[A-Za-z0-9][A-Za-z0-9._-]{0,99}))?(?:@(?P<dimensions>\d{1,5}))?")
@@ -123,11 +125,23 @@ class GenaiService:
             tokens=usage.prompt_token_count if usage else None,
         )
 
+    def check(self) -> None:
+        """Ask for the model's description, which is free. Raises EmbedderError, Transient."""
+        client = self._client()
+        from google.genai import types
+
+        options = types.HttpOptions(timeout=int(CHECK_SECONDS * 1000))
+        try:
+            client.models.get(model=self._model, config=types.GetModelConfig(http_options=options))
+        except Exception as error:  # noqa: BLE001 - as above
+            raise self._mapped(error) from None
+
     def _client(self) -> Client:
         self.require_key()
         with self._lock:
             if self._made is None:
                 self._made = self._make()
+                atexit.register(self._made.close)
             return self._made
 
     def _make(self) -> Client:
@@ -219,7 +233,9 @@ def _quota(infos: Sequence[dict[str, Any]], message: str, model: str) -> Excepti
         return QuotaReached(f"Google's quota for {model} is used up for today: go on after midnight Pacific time")
     texts = [int(value) for name, value in quotas.items() if value.isdecimal() and "Token" not in name]
     per_minute = min(texts, default=None)
-    return Transient("its quota a minute is used up", retry_after=_retry_after(infos), texts_per_minute=per_minute)
+    return Transient(
+        "its quota a minute is used up", retry_after=_retry_after(infos), is_quota=True, texts_per_minute=per_minute
+    )
 
 
 def _mappings(value: object) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import tenacity
@@ -20,19 +19,15 @@ from ..access import Access
 from ..budget import Budget
 from ..errors import EmbedderError, EmbeddingFailed, InvalidVector, ServiceUnavailable
 from ..vectors import Vector, normalise
+from .batching import WITNESS, Batch, Witness
 from .cached import QueryCache
-from .service import PREFIX_VERSION, TASKS, Model, OutOfOrder, Reply, Service, Transient, count_tokens
+from .service import PREFIX_VERSION, TASKS, Model, Reply, Service, TooMany, Transient, count_tokens
 
 REQUEST_BYTES = 3_000_000
 """Of JSON in a request; Google refuses more than 4,194,304."""
 REQUEST_SECONDS = 60.0
-UNUSABLE = 3
-"""So many texts in a row whose answer is unusable even alone end a run: they may be paid for."""
-WITNESS = "This line tells whether the answers came back in order."
-"""A text that goes with every batch at a random place; its vector must come back from that place."""
-SMALL_BATCH = 20
-FIRST_PART = 0.382
-SAME = 0.98
+REFUSALS = 5
+"""A batch that the quota of a minute had no room for so many times in a row may be greater than the quota is."""
 
 _dice = random.SystemRandom()
 
@@ -42,7 +37,7 @@ class _Shared:
     """What the copies of an embedder have in common: answers, and the vector of the witness once it is known."""
 
     queries: QueryCache = field(default_factory=QueryCache)
-    witness: Vector | None = None
+    witness: Witness = field(default_factory=Witness)
 
 
 class RemoteEmbedder:
@@ -80,13 +75,28 @@ class RemoteEmbedder:
         """Load the SDK, which takes a second, before a question is waiting for it."""
         self._service.prepare()
 
+    def check(self) -> None:
+        """See by one free call whether key, address and model are good. Raises EmbedderError.
+
+        Where an SDK has no such call only the key is looked for.
+        """
+        check = getattr(self._service, "check", self._service.require_key)
+        try:
+            check()
+        except Transient as error:
+            raise ServiceUnavailable(f"{self.model.name} is not to be had: {error}; try again later") from error
+
     def speaks(self, text: str) -> bool:  # noqa: ARG002 - trained on more than a hundred languages
         """Always true."""
         return True
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """About how many tokens these texts are charged as, with what is sent along."""
-        return sum(count_tokens(self._worded(text, "RETRIEVAL_DOCUMENT", None)) for text in texts)
+        """About how many tokens these texts are charged as, with what is sent along, rather too many."""
+        total = sum(count_tokens(self._worded(text, "RETRIEVAL_DOCUMENT", None)) + 1 for text in texts)
+        if len(texts) < 2:
+            return total
+        requests = -(-len(texts) // self.batch_size) + total // self.access.tokens_per_request
+        return total + requests * 2 * (count_tokens(self._worded(WITNESS, "RETRIEVAL_DOCUMENT", None)) + 1)
 
     def embed_documents(self, texts: Sequence[str], *, title: str | None = None) -> Vector:
         """Vectors of unit length; `title` is that of the document which all these texts belong to.
@@ -95,10 +105,23 @@ class RemoteEmbedder:
         was answered.
         """
         outcomes: list[Vector | str | None] = [self._fault(text) for text in texts]
-        request = _Request(self, list(texts), outcomes, title, self._shared)
+        patience = self.access.patience_seconds
+        batch = Batch(
+            texts,
+            outcomes,
+            call=lambda sent: self.call(
+                sent,
+                task="RETRIEVAL_DOCUMENT",
+                title=title,
+                seconds=min(REQUEST_SECONDS, max(1.0, patience)),
+                patience=patience,
+            ),
+            check=self.checked,
+            witness=self._shared.witness if title is None else Witness(),
+        )
         try:
-            for part in self._parts(request, texts, [place for place, fault in enumerate(outcomes) if fault is None]):
-                request.ask(part)
+            for part in self._parts(batch, texts, [place for place, fault in enumerate(outcomes) if fault is None]):
+                batch.ask(part)
         except EmbedderError as error:
             error.outcomes = outcomes
             raise
@@ -116,15 +139,23 @@ class RemoteEmbedder:
         """
         if fault := self._fault(text):
             raise EmbeddingFailed(fault)
+        started = time.monotonic()
         self._service.prepare()
         seconds = self.access.query_seconds
+        wanted = timeout_seconds or seconds
+        # Loading the SDK counts, once, but leaves the question a second.
+        left = max(min(1.0, wanted), wanted - (time.monotonic() - started))
         return self._shared.queries.answer(
-            (task, text), lambda: self._compute(text, task, seconds), timeout_seconds=timeout_seconds or seconds
+            (task, text), lambda: self._compute(text, task, seconds), timeout_seconds=left
         )
 
     def known_query(self, text: str, *, task: str = "RETRIEVAL_QUERY") -> Vector | None:
         """The vector of a question that was asked before; nothing is asked now."""
         return self._shared.queries.find((task, text))
+
+    def is_asked(self, text: str, *, task: str = "RETRIEVAL_QUERY") -> bool:
+        """Whether this very question is being answered just now."""
+        return self._shared.queries.is_asked((task, text))
 
     @property
     def busy(self) -> bool:
@@ -152,12 +183,12 @@ class RemoteEmbedder:
             return "the text holds a lone surrogate, which is no character"
         return None
 
-    def _parts(self, request: _Request, texts: Sequence[str], places: Sequence[int]) -> Iterator[list[int]]:
+    def _parts(self, batch: Batch, texts: Sequence[str], places: Sequence[int]) -> Iterator[list[int]]:
         """Places of texts that go in one request; planned anew after each, since limits are learnt on the way."""
         start = 0
         while start < len(places):
             limiter = self.budget.account.limiter
-            most = max(1, min(self.access.texts_per_request, limiter.texts) - request.witnesses(len(places)))
+            most = max(1, min(self.access.texts_per_request, limiter.texts) - batch.witnesses(len(places)))
             tokens_left, bytes_left = min(self.access.tokens_per_request, limiter.tokens), REQUEST_BYTES
             part: list[int] = []
             for place in places[start : start + most]:
@@ -172,13 +203,14 @@ class RemoteEmbedder:
     def _worded(self, text: str, task: str, title: str | None) -> str:
         if self.model.scheme != "prefix":
             return text
-        return TASKS[task].replace("{title}", " ".join((title or "none").split())).replace("{}", text, 1)
+        before, _, after = TASKS[task].partition("{}")
+        return before.replace("{title}", " ".join((title or "none").split())) + text + after
 
     def call(self, texts: Sequence[str], *, task: str, title: str | None, seconds: float, patience: float) -> Reply:
         """One request, tried again while that may help and `patience` lasts; every try is reserved and settled."""
         wire = [self._worded(text, task, title) for text in texts]
         by_type = self.model.scheme != "prefix"
-        until = time.monotonic() + patience
+        until, refusals = time.monotonic() + patience, 0
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             wait=_wait,
@@ -188,6 +220,7 @@ class RemoteEmbedder:
         )
 
         def attempt() -> Reply:
+            nonlocal refusals
             reservation = self.budget.reserve(
                 texts=len(wire), tokens=sum(map(count_tokens, wire)) + len(wire), until=until
             )
@@ -204,8 +237,12 @@ class RemoteEmbedder:
                     self.budget.settle(reservation)
                 else:
                     self.budget.cancel(reservation)
-                if error.retry_after is not None:
+                if error.is_quota and error.retry_after is not None:
                     self.budget.account.limiter.pause(error.retry_after, texts=error.texts_per_minute)
+                refusals += error.is_quota
+                told = error.texts_per_minute
+                if len(wire) > 1 and ((told and told < len(wire)) or refusals >= REFUSALS):
+                    raise TooMany(f"{self.model.name} takes fewer than {len(wire)} texts at once") from None
                 raise
             except InvalidVector:
                 self.budget.settle(reservation)
@@ -229,133 +266,6 @@ class RemoteEmbedder:
 
     def _none(self) -> Vector:
         return np.empty((0, self.dimensions), dtype=np.float32)
-
-
-class _Request:
-    """The texts of one `embed_documents`, and what has become of them."""
-
-    def __init__(
-        self,
-        embedder: RemoteEmbedder,
-        texts: list[str],
-        outcomes: list[Vector | str | None],
-        title: str | None,
-        shared: _Shared,
-    ) -> None:
-        self._embedder = embedder
-        self._texts = texts
-        self._outcomes = outcomes
-        self._title = title
-        self._shared = shared
-        self._unusable = 0
-
-    @property
-    def _known(self) -> Vector | None:
-        """The vector of the witness, once there was one; with a title it is like no other."""
-        return self._shared.witness if self._title is None else None
-
-    def witnesses(self, texts: int) -> int:
-        """How many go along: none with a single text; two prove each other, or make up for a batch's being small."""
-        if texts <= 1:
-            return 0
-        return 1 if self._known is not None and texts >= SMALL_BATCH else 2
-
-    def ask(self, places: list[int]) -> bool:
-        """Fill in the outcomes at these places; tells whether none was refused."""
-        try:
-            vectors = self._answers([self._texts[place] for place in places])
-        except EmbeddingFailed as error:
-            self._search(places, str(error))
-            return False
-        except OutOfOrder:
-            for place in places:  # one at a time nothing can be mistaken for another
-                self.ask([place])
-        except InvalidVector as error:
-            if len(places) == 1:
-                self._count_unusable(error)
-                self._outcomes[places[0]] = str(error)
-            else:
-                self.ask(places[: len(places) // 2])
-                self.ask(places[len(places) // 2 :])
-        else:
-            for place, vector in zip(places, vectors, strict=True):
-                self._outcomes[place] = vector
-            self._unusable = 0
-        return True
-
-    def _search(self, places: list[int], reason: str) -> None:
-        """Find what is refused among texts that were refused together.
-
-        Where the first part passes, the refused text is known to be in the rest, which need not be asked for whole.
-        That is one call; the other way takes two, so the first part is the smaller one, by the golden ratio: one among
-        98 takes at most 11 calls.
-        """
-        if len(places) == 1:
-            self._outcomes[places[0]] = reason
-            return
-        while len(places) > 1:
-            first = max(1, round(FIRST_PART * len(places)))
-            passed = self.ask(places[:first])
-            places = places[first:]
-            if not passed:
-                break
-        self.ask(places)
-
-    def _count_unusable(self, error: InvalidVector) -> None:
-        self._unusable += 1
-        if self._unusable >= UNUSABLE:
-            raise EmbedderError(
-                f"{self._unusable} answers in a row were unusable, and might be paid for; the last because {error}"
-            ) from error
-
-    def _answers(self, texts: list[str]) -> list[Vector | str]:
-        """A vector for each text, or the reason why its own one is unusable.
-
-        Raises InvalidVector when the answer as a whole cannot be trusted: another count, or out of order.
-        """
-        embedder, sent = self._embedder, list(texts)
-        places = _places(len(texts), self.witnesses(len(texts)))
-        for place in places:
-            sent.insert(place, WITNESS)
-        reply = embedder.call(
-            sent,
-            task="RETRIEVAL_DOCUMENT",
-            title=self._title,
-            seconds=min(REQUEST_SECONDS, max(1.0, embedder.access.patience_seconds)),
-            patience=embedder.access.patience_seconds,
-        )
-        if len(reply.vectors) != len(sent):
-            raise InvalidVector(f"{embedder.model.name} answered {len(reply.vectors)} vectors for {len(sent)} texts")
-        if places:
-            self._check_order([embedder.checked(reply.vectors[place]) for place in places])
-        answers = [values for place, values in enumerate(reply.vectors) if place not in places]
-        if len(texts) == 1:
-            return [embedder.checked(answers[0])]
-        return [self._vector_or_reason(values) for values in answers]
-
-    def _vector_or_reason(self, values: Any) -> Vector | str:
-        try:
-            return self._embedder.checked(values)
-        except InvalidVector as error:
-            return str(error)
-
-    def _check_order(self, found: list[Vector]) -> None:
-        known = found[-1] if self._known is None else self._known
-        if any(float(vector @ known) < SAME for vector in found):
-            raise OutOfOrder(f"{self._embedder.model.name} answered out of order")
-        if self._title is None:
-            self._shared.witness = known
-
-
-def _places(texts: int, witnesses: int) -> list[int]:
-    """Where witnesses stand among texts, at random, but so that the same answers reversed have none of them there."""
-    last = texts + witnesses - 1
-    places: list[int] = []
-    while len(places) < witnesses:
-        place = _dice.randint(0, last)
-        if 2 * place != last and place not in places and last - place not in places:
-            places.append(place)
-    return sorted(places)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

@@ -6,17 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import InvalidVector
+from ..errors import EmbedderError, InvalidVector
 
 
 class OutOfOrder(InvalidVector):
     """The vectors of an answer are not those of the texts at their places."""
 
 
+class TooMany(EmbedderError):
+    """So many texts at once are more than the quota of a minute: fewer may pass."""
+
+
 class Transient(Exception):
     """Worth another try: after `retry_after` seconds where the service named a time.
 
-    `texts_per_minute` is a limit that it named; `may_be_billed` is whether it may have done the work all the same.
+    `is_quota` is whether a quota of a minute is used up, `texts_per_minute` what it is where that is told;
+    `may_be_billed` is whether the service may have done the work all the same.
     """
 
     def __init__(
@@ -24,11 +29,13 @@ class Transient(Exception):
         message: str,
         *,
         retry_after: float | None = None,
+        is_quota: bool = False,
         texts_per_minute: int | None = None,
         may_be_billed: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.is_quota = is_quota
         self.texts_per_minute = texts_per_minute
         self.may_be_billed = may_be_billed
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasette.app import Datasette
 
 
-def public_settings(datasette: Datasette, plugin: str) -> object:
-    """A plugin's settings as a version that shows its metadata unredacted shows them; None where it does not."""
+def public_settings(datasette: Datasette, plugin: str) -> list[dict[str, Any]]:
+    """A plugin's settings at every level, where this version shows its metadata unredacted; else none."""
     if hasattr(datasette, "allowed"):
-        return None
-    return (datasette.metadata("plugins") or {}).get(plugin)
+        return []
+
+    def found(block: object) -> Iterator[dict[str, Any]]:
+        if not isinstance(block, dict):
+            return
+        plugins = block.get("plugins")
+        if isinstance(plugins, dict) and isinstance(plugins.get(plugin), dict):
+            yield plugins[plugin]
+        for level in ("databases", "tables"):
+            for inner in (block.get(level) or {}).values() if isinstance(block.get(level), dict) else ():
+                yield from found(inner)
+
+    return list(found(datasette.metadata()))
 
 
 async def may_view(datasette: Datasette, actor: Mapping[str, Any] | None, database: str, table: str) -> bool:

@@ -53,6 +53,7 @@ def context(datasette: Datasette, database: str, answer: Answer, pairs: Pairs) -
         "text": next((value for name, value in pairs if name == "q"), ""),
         "action": index_url(datasette, database, index),
         "json_url": index_url(datasette, database, index, pairs, suffix=".json"),
+        "status_url": index_url(datasette, database, index, suffix="/status"),
         "hidden": [pair for pair in kept if pair[0] == "_size" or is_filter(pair[0])],
         "filters": [
             (name, value, index_url(datasette, database, index, [*kept[:place], *kept[place + 1 :]]))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
+from click import ClickException
 from datasette.app import Datasette
 from datasette.database import Database
 from datasette.utils import StartupError
 
 from .. import config, embedders
 from ..access import Access
-from ..errors import InvalidSetting, VecError
+from ..errors import InvalidSetting, ServiceUnavailable, VecError
 from ..functions import GEMINI, Functions
 from ..gate import Gate
 from ..paid import PaidEmbedder
@@ -21,12 +24,14 @@ from . import compat, visitors
 PLUGIN = "datasette-vec-gemini"
 PAGE_TEXTS_PER_MINUTE = 30
 """New questions that the pages of a site embed; the daily cap stands behind it."""
+_THREADS = 64
 
 
 class Site:
     """One instance. `gate` is that of SQL, `page_gate` that of the pages; they share what went wrong last.
 
-    `fault` is what is wrong with its settings; then nothing that costs money works.
+    `fault` is what is wrong with its settings; then nothing that costs money works. On `threads` the pages wait
+    for paid models: asyncio's own are few, and twenty visitors of a service that is down would wait for each other.
     """
 
     def __init__(self, datasette: Datasette) -> None:
@@ -45,21 +50,58 @@ class Site:
             errors=self.gate.errors,
         )
 
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vec-embed")
+        self._warming: threading.Thread | None = None
+        self._lock = threading.Lock()
+
     def functions(self, database: Database | None) -> Functions:
         """The SQL functions for connections to a database."""
-        return Functions(self.gate, access=self.access, ledger=ledger(database))
+        immutable = database is not None and not database.is_mutable
+        return Functions(self.gate, access=self.access, ledger=ledger(database), immutable=immutable)
 
     def warm_up(self) -> None:
         """Load Google's SDK, which takes a second or more, before the first question waits for it."""
-        if self.access.api_key and self.gate.mode in {"auto", "on"}:
+        if (self.access.api_key or self.access.project) and self.page_gate.mode in {"auto", "on"}:
+            with suppress(VecError):
+                model = embedders.load(GEMINI[0], self.access)
+                if isinstance(model, PaidEmbedder):
+                    self._warm(model)
 
-            def load() -> None:
-                with suppress(VecError):
-                    model = embedders.load(GEMINI[0], self.access)
-                    if isinstance(model, PaidEmbedder):
-                        model.prepare()
+    def ready(self, model: PaidEmbedder, seconds: float) -> float:
+        """Wait until a model's SDK is loaded; the time that is left of so many seconds.
 
-            threading.Thread(target=load, daemon=True).start()
+        Raises InvalidSetting where the settings are wrong, EmbedderUnavailable without a key, ServiceUnavailable.
+        """
+        if self.fault:
+            raise self.fault
+        model.require_key()
+        until = time.monotonic() + seconds
+        warming = self._warm(model)
+        warming.join(seconds)
+        if warming.is_alive():
+            raise ServiceUnavailable("the model's software is still being loaded: ask again in a moment")
+        return max(round(until - time.monotonic(), 1), 0.1)
+
+    def _warm(self, model: PaidEmbedder) -> threading.Thread:
+        """The thread that loads what all models of the service have in common; started once."""
+
+        def load() -> None:
+            with suppress(VecError):
+                model.prepare()
+
+        with self._lock:
+            if self._warming is None:
+                self._warming = threading.Thread(target=load, daemon=True)
+                self._warming.start()
+            return self._warming
+
+
+class KeyShown(StartupError, ClickException):  # type: ignore[misc]  # Datasette has no types
+    """A key stands where everybody could read it.
+
+    As one of click's exceptions it ends `datasette` with its message alone: with a traceback, rich would print the
+    local variables of Datasette's functions, and the key among them.
+    """
 
 
 _sites: WeakKeyDictionary[Datasette, Site] = WeakKeyDictionary()
@@ -76,9 +118,8 @@ def of(datasette: Datasette) -> Site:
 
 def start(datasette: Datasette) -> None:
     """Refuse a key that everybody could read, and warm up."""
-    layer = compat.public_settings(datasette, PLUGIN)
-    if isinstance(layer, dict) and isinstance(layer.get("api_key"), str):
-        raise StartupError(
+    if any(isinstance(layer.get("api_key"), str) for layer in compat.public_settings(datasette, PLUGIN)):
+        raise KeyShown(
             f"plugins: {PLUGIN}: api_key stands in the metadata, which this version of Datasette shows to everybody at "
             "/-/metadata.json. Put the key into an environment variable and write api_key: {$env: GEMINI_API_KEY}"
         )

@@ -55,5 +55,5 @@ async def _spending(datasette: Datasette, db: Database) -> dict[str, Any]:
             {"model": model, "requests": u.requests, "texts": u.texts, "tokens": u.tokens, "usd": u.usd}
             for model, u in rows.items()
         ],
-        "errors": [{"at": at, "error": error} for at, error in reversed(own.gate.errors)],
+        "errors": [{"at": at, "error": error} for at, error in list(own.gate.errors)[::-1]],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 from typing import cast
 from urllib.parse import parse_qsl
 
@@ -14,12 +15,13 @@ from datasette.database import Database
 from datasette.utils import add_cors_headers, sqlite_timelimit, tilde_decode
 from datasette.views.base import DatasetteError
 
-from .. import config
+from .. import config, embedders
 from ..domain import Embedder, Hit, Index, Mode, Query
 from ..driver import sqlite3
 from ..errors import (
     DatabaseUnavailable,
     EmbedderError,
+    GateClosed,
     IndexNotFound,
     InvalidFilter,
     InvalidQuery,
@@ -63,8 +65,6 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
     answer = Answer(index=index, pending=pending, mode=settings.mode)
     error, status = "", 200
     try:
-        if fault := site.of(datasette).fault:
-            raise fault
         settings = _settings(datasette, db.name, index.table)
         answer = replace(answer, mode=settings.mode)
         if query := _query(request, pairs, settings):
@@ -161,7 +161,7 @@ def _integer(request: Request, name: str, default: int) -> int:
 
 
 async def _answer(datasette: Datasette, request: Request, answer: Answer, query: Query, db: Database) -> Answer:
-    """Embed on a thread of its own, so that no model holds one of Datasette's few SQL threads, then search on one."""
+    """Embed on another thread, so that no model holds one of Datasette's few SQL threads, then search on one."""
     started, limit_ms = time.perf_counter(), datasette.setting("sql_time_limit_ms")
     query, notices = await _embedded(datasette, request, db, answer.index, query)
 
@@ -192,11 +192,21 @@ async def _embedded(
     def ask(model: Embedder, text: str) -> Vector:
         if not isinstance(model, PaidEmbedder):
             return model.embed_query(text)
-        seconds = own.access.query_seconds
-        return own.page_gate.vector(model, text, task="RETRIEVAL_QUERY", timeout_seconds=seconds, allowed=allowed)
+        try:
+            seconds = own.ready(model, own.access.query_seconds)
+            return own.page_gate.vector(model, text, task="RETRIEVAL_QUERY", timeout_seconds=seconds, allowed=allowed)
+        except GateClosed:
+            raise  # the visitor is told, and it is nothing that went wrong
+        except EmbedderError as error:
+            own.gate.note(error)
+            raise
 
-    try:
-        return await asyncio.to_thread(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
-    except EmbedderError as error:
-        own.gate.note(error)
-        raise
+    def is_paid() -> bool:
+        try:
+            return query.mode != "keyword" and isinstance(embedders.load(index.embedder, own.access), PaidEmbedder)
+        except VecError:
+            return False  # it is raised again below, where it becomes a notice
+
+    threads = own.threads if await asyncio.to_thread(is_paid) else None
+    work = partial(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
+    return await asyncio.get_running_loop().run_in_executor(threads, work)

@@ -78,13 +78,14 @@ def drop(conn: sqlite3.Connection, index: Index) -> None:
 
 
 def retire(conn: sqlite3.Connection, index: Index) -> None:
-    """Keep of a generation only its chunks with their vectors, which another one of the same model can take over."""
+    """Keep of a generation only its vectors with their digests, which another one of the same model can take over."""
     for name in schema.triggers(index):
         conn.execute(f"drop trigger if exists {quote_identifier(name)}")
     conn.execute(f"drop view if exists {quote_identifier(index.view)}")
     kinds: tuple[Kind, ...] = ("codes", "fts", "queue")
     for kind in kinds:
         conn.execute(f"drop table if exists {quote_identifier(index.object(kind))}")
+    conn.execute(f"update {quote_identifier(index.object('chunks'))} set text = ''")
     registry.update(conn, index, state="retired")
 
 

@@ -1,0 +1,311 @@
+"""Commands that may cost money: what they were allowed, who is asked first, and what is said when they stop."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from . import checking, embedders, evaluating, indexing
+from .budget import PRICES_AS_OF, ledger_of, price, today
+from .domain import Embedder, Estimate, Index, Mode, Quantize, Query, SyncReport
+from .driver import sqlite3
+from .errors import (
+    BudgetReached,
+    ConfirmationNeeded,
+    DatabaseUnavailable,
+    EmbedderError,
+    FingerprintMismatch,
+    QuotaReached,
+    ServiceUnavailable,
+    VecError,
+)
+from .estimating import estimate
+from .filling import FAILED, PENDING
+from .paid import PaidEmbedder
+from .printing import confirm, dollars, is_terminal, print_aside, print_report, progress_bars, spelled_cost
+from .searching import checked_embedder
+from .store import reading, registry, usage
+from .store.usage import Usage
+from .syncing import sync
+
+Approve = Callable[[Estimate], None]
+
+
+def options(command: click.decorators.FC) -> click.decorators.FC:
+    """Add --yes and --max-usd to a command."""
+    yes = click.option("--yes", is_flag=True, help="Spend what the estimate says without asking.")
+    max_usd = click.option(
+        "--max-usd",
+        type=float,
+        metavar="USD",
+        callback=_checked,
+        help="Spend up to so many dollars in this run without asking, and stop there.",
+    )
+    return yes(max_usd(command))
+
+
+def _checked(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter(f"{value} is no amount of dollars, which is 0 or more.", ctx, param)
+    return value
+
+
+def paid(specification: str) -> PaidEmbedder | None:
+    """The embedder of that name if it costs money. Raises UnknownEmbedder, EmbedderUnavailable, InvalidSetting."""
+    model = embedders.load(specification)
+    return model if isinstance(model, PaidEmbedder) else None
+
+
+@dataclass(kw_only=True)
+class Consent:
+    """What one run of a command on the file `db` may spend.
+
+    `yes` and `max_usd` are its options; `spent_usd` is what it has come to. After `stopped_by` nothing more is spent.
+    """
+
+    db: Path
+    yes: bool = False
+    max_usd: float | None = None
+    spent_usd: float = 0.0
+    stopped_by: VecError | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the options say yes."""
+        return self.yes or self.max_usd is not None
+
+    @property
+    def left_usd(self) -> float | None:
+        """What is left of `max_usd`."""
+        return None if self.max_usd is None else max(0.0, self.max_usd - self.spent_usd)
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """A command line that can be pasted."""
+        return shlex.join(["datasette", "vec", verb, str(self.db), *arguments])
+
+    def approve(self, expected: Estimate, *, what: str = "", otherwise: str) -> None:
+        """Return if the cost is agreed to; `otherwise` says how things stand if not.
+
+        Raises EmbedderUnavailable where there is no key, ConfirmationNeeded where nobody says yes.
+        """
+        if self.stopped_by:
+            raise self.stopped_by
+        if model := paid(expected.embedder):
+            model.require_key()
+        if self.is_given:
+            return
+        what = what or f"{expected.chunks:,} chunks of {expected.rows:,} rows to embed"
+        cost = f"{expected.index} with {expected.embedder}: {what}, {spelled_cost(expected)}"
+        if not is_terminal():
+            raise ConfirmationNeeded(
+                f"{cost}. Say yes with --yes, or up to a limit with --max-usd {_limit(expected.usd)}; {otherwise}"
+            )
+        print_aside(cost)
+        if not confirm("Spend this?"):
+            raise ConfirmationNeeded(f"not agreed to, so nothing was spent; {otherwise}")
+
+    def require(self, model: PaidEmbedder) -> None:
+        """Refuse what could not be agreed to later on: there is no key, or nobody to ask."""
+        model.require_key()
+        if not self.is_given and not is_terminal():
+            raise ConfirmationNeeded(
+                f"{model.name} costs money and there is nobody to ask, so nothing was changed: say yes with --yes, or "
+                "up to a limit with --max-usd USD; to know the cost first, declare the index with --no-sync and run "
+                "`datasette vec estimate DB INDEX`"
+            )
+
+    def require_cap(self, chosen: Sequence[Index]) -> None:
+        """Refuse to spend in the background without a limit that somebody has set."""
+        for index in chosen:
+            if self.max_usd is None and (model := paid(index.embedder)) and model.access.daily_usd is None:
+                raise ConfirmationNeeded(
+                    f"index {index.name} costs money, and --watch spends without asking: limit this run with "
+                    "--max-usd USD, or each day with DATASETTE_VEC_DAILY_USD"
+                )
+
+
+def _limit(usd: float) -> str:
+    """Dollars with which a run of that estimate ends well: a fifth more, in whole cents."""
+    return f"{int(usd * 120 + 1) / 100:.2f}"
+
+
+@contextmanager
+def _metered(
+    conn: sqlite3.Connection, chosen: Index, consent: Consent, *, goes_on: str, is_rebuild: bool = False
+) -> Iterator[None]:
+    """Count what the block spends, by the ledger, and when it stops say what it has come to and how to go on."""
+    day, before = today(), usage.of_day(conn, today())
+
+    def spent_usd() -> float:
+        used = [usage.of_day(conn, of) for of in {day, today()}]
+        return sum((u for models in used for u in models.values()), Usage()).usd - sum(before.values(), Usage()).usd
+
+    try:
+        yield
+    except EmbedderError as error:
+        if error is not consent.stopped_by:
+            at_work = registry.building(conn, chosen.name) if is_rebuild else None
+            _say_stopped(conn, at_work or chosen, spent_usd(), goes_on=goes_on)
+        raise
+    finally:
+        with suppress(sqlite3.Error):  # which must not hide the first
+            consent.spent_usd += spent_usd()
+
+
+def _say_stopped(conn: sqlite3.Connection, at_work: Index, usd: float, *, goes_on: str) -> None:
+    chunks, pending, failed = (reading.count_chunks(conn, at_work, only=only) for only in ("1", PENDING, FAILED))
+    spent = f", {dollars(usd)} spent by this run" if usd else ""
+    wrong = f", {failed:,} failed" if failed else ""
+    print_aside(
+        f"{at_work.name}: {chunks - pending - failed:,} of {chunks:,} chunks are embedded and kept, {pending:,} pending"
+        f"{wrong}{spent}. To go on: {goes_on}"
+    )
+
+
+def sync_one(
+    conn: sqlite3.Connection, chosen: Index, consent: Consent, *, full: bool = False, is_quiet: bool = False
+) -> SyncReport:
+    """Sync an index, with bars unless `is_quiet`, and print what it did, then only if it did something."""
+    goes_on = consent.command("sync", chosen.name)
+
+    def approve(expected: Estimate) -> None:
+        consent.approve(expected, otherwise=f"search by keywords is ready. To go on: {goes_on}")
+
+    with _metered(conn, chosen, consent, goes_on=goes_on), progress_bars(hidden=is_quiet) as on_progress:
+        report = sync(conn, chosen, full=full, max_usd=consent.left_usd, approve=approve, on_progress=on_progress)
+    if not is_quiet or report.embedded or report.chunks_added or report.chunks_removed:
+        print_report(chosen, report)
+    return report
+
+
+def sync_all(
+    conn: sqlite3.Connection, chosen: Sequence[Index], consent: Consent, *, full: bool = False, is_quiet: bool = False
+) -> tuple[list[SyncReport], list[VecError]]:
+    """Sync indexes and collect what stopped some of them: the text stage of the others is done all the same.
+
+    Once a service or a budget has given out nothing more is spent on any of them.
+    """
+    reports, errors = list[SyncReport](), list[VecError]()
+    for each in chosen:
+        try:
+            reports.append(sync_one(conn, each, consent, full=full, is_quiet=is_quiet))
+        except (EmbedderError, ConfirmationNeeded, FingerprintMismatch) as error:
+            if error not in errors:
+                errors.append(error)
+            if isinstance(error, BudgetReached | QuotaReached | ServiceUnavailable):
+                consent.stopped_by = error
+    return reports, errors
+
+
+def verify(conn: sqlite3.Connection, chosen: Index, consent: Consent, *, repair: bool) -> list[checking.Problem]:
+    """Check an index and mend it; a paid model is asked for damaged vectors when that is agreed to."""
+    goes_on = consent.command("sync", chosen.name)
+
+    def approve(expected: Estimate) -> None:
+        consent.approve(expected, otherwise=f"all else was mended. To go on: {goes_on}")
+
+    with _metered(conn, chosen, consent, goes_on=goes_on) if repair else nullcontext():
+        return checking.verify(conn, chosen, repair=repair, max_usd=consent.left_usd, approve=approve)
+
+
+def watch_once(conn: sqlite3.Connection, chosen: Sequence[Index], consent: Consent) -> list[VecError]:
+    """One look for changes: silent when there are none, and patient with what may be over in a moment."""
+    consent.require_cap(chosen)
+    consent.stopped_by = None
+    try:
+        _, errors = sync_all(conn, chosen, consent, is_quiet=True)
+    except DatabaseUnavailable as error:
+        errors = [error]
+    for each in errors:
+        if isinstance(each, DatabaseUnavailable | ServiceUnavailable):
+            print_aside(f"Trying again: {each}")
+    return [each for each in errors if not isinstance(each, DatabaseUnavailable | ServiceUnavailable)]
+
+
+def rebuild(
+    conn: sqlite3.Connection,
+    chosen: Index,
+    consent: Consent,
+    *,
+    embedder: str | None,
+    quantize: Quantize | None,
+    keep_old: bool,
+) -> tuple[Index, SyncReport]:
+    """Rebuild an index, when what it costs is agreed to: before anything is changed."""
+    goes_on = consent.command("rebuild", chosen.name)
+    begun = registry.building(conn, chosen.name) if embedder is None and quantize is None else None
+    model = paid(embedder or (begun or chosen).embedder)
+    expected = estimate(conn, chosen, embedder=model) if model else None
+    approve: Approve | None = None
+    if expected and expected.chunks:
+        consent.approve(expected, otherwise="nothing was changed")
+    else:
+        # What comes in from now on has not been agreed to.
+        def approve(expected: Estimate) -> None:
+            consent.approve(expected, otherwise=f"to go on: {goes_on}")
+
+    with _metered(conn, chosen, consent, goes_on=goes_on, is_rebuild=True), progress_bars() as on_progress:
+        return indexing.rebuild(
+            conn,
+            chosen,
+            embedder=embedder,
+            quantize=quantize,
+            keep_old=keep_old,
+            max_usd=consent.left_usd,
+            approve=approve,
+            on_progress=on_progress,
+        )
+
+
+def evaluate(
+    conn: sqlite3.Connection,
+    chosen: Index,
+    queries: Mapping[str, str],
+    judgements: evaluating.Judgements,
+    consent: Consent,
+) -> dict[Mode, dict[str, float]]:
+    """Evaluate an index; with a paid model each judged question is embedded once, when that is agreed to."""
+    model = checked_embedder(chosen)
+    judged = [text for id_, text in queries.items() if any(score > 0 for score in judgements.get(id_, {}).values())]
+    if not isinstance(model, PaidEmbedder) or not judged:
+        return evaluating.evaluate(conn, chosen, queries, judgements)
+    questions = sorted({Query(text).text for text in judged})
+    tokens = model.count_tokens(questions)
+    limits = model.access
+    expected = Estimate(
+        index=chosen.name,
+        embedder=model.name,
+        rows=len(questions),
+        chunks=len(questions),
+        tokens=tokens,
+        usd=tokens * price(model.budget.model),
+        minutes=max(len(questions) / limits.texts_per_minute, tokens / limits.tokens_per_minute),
+        prices_as_of=PRICES_AS_OF,
+    )
+    consent.approve(expected, what=f"{len(questions):,} questions to embed", otherwise="nothing was asked")
+    model = model.charged_to(ledger_of(conn), max_usd=consent.left_usd, bulk=True)
+    try:
+        return evaluating.evaluate(conn, chosen, queries, judgements, embedder=model)
+    finally:
+        spent = model.budget.spent
+        print_aside(f"{spent.texts:,} questions embedded, {spent.tokens:,} tokens, {dollars(spent.usd)}")
+
+
+def expect(conn: sqlite3.Connection, chosen: Index, embedder: str | None) -> tuple[Estimate, Embedder]:
+    """What a sync would cost, or a rebuild with that embedder, which is loaded but not asked."""
+    model = embedders.load(embedder or chosen.embedder)
+    return estimate(conn, chosen, embedder=model if embedder else None), model
+
+
+def remedy(expected: Estimate, chosen: Index, model: Embedder, consent: Consent) -> str:
+    """The command that spends what was expected."""
+    limit = ("--max-usd", _limit(expected.usd))
+    if model.fingerprint == chosen.fingerprint:
+        return consent.command("sync", chosen.name, *limit)
+    return consent.command("rebuild", chosen.name, "--embedder", model.name, *limit)
