@@ -7,6 +7,7 @@ lies in memory until it is written to the ledger of the database that it was use
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,6 +37,12 @@ _log = logging.getLogger("datasette_vec_gemini")
 def price(model: str) -> float:
     """US dollars for a token; of a model that is not in the list, that of the dearest one."""
     return PRICES.get(model, max(PRICES.values())) / 1e6
+
+
+def dollars(usd: float) -> str:
+    """With four decimals, or as many as show two digits of it."""
+    decimals = 4 if usd >= 0.001 or usd <= 0 else min(12, 1 - math.floor(math.log10(usd)))
+    return f"${usd:,.{decimals}f}"
 
 
 _Waiting = dict[tuple[str, str, str], Usage]
@@ -122,7 +129,8 @@ class Reservation:
 class Budget:
     """What may be spent on one model for one purpose, written down in one ledger (a database's file; "" is memory).
 
-    `max_usd` holds for this budget, `daily_usd` for the key. `spent` is what went through this budget.
+    `max_usd` holds for this budget, `daily_usd` for the key. `spent` is what went through this budget. `bulk` is for
+    runs that were agreed to: they have patience, and no daily cap but one that somebody has set.
     """
 
     def __init__(
@@ -132,6 +140,7 @@ class Budget:
         self.model = model
         self.ledger = ledger
         self.max_usd = max_usd
+        self.bulk = bulk
         self.daily_usd = access.daily_usd if bulk or access.daily_usd is not None else SEARCH_DAILY_USD
         self.texts_per_day = access.texts_per_day
         self.spent = Usage()
@@ -185,13 +194,14 @@ class Budget:
             )
         if self.max_usd is not None and self.spent.usd + self._reserved_usd + wanted.usd > self.max_usd:
             raise BudgetReached(
-                f"${self.spent.usd:.4f} of the ${self.max_usd:.4f} allowed for this run are spent, and the next "
-                f"request could cost ${wanted.usd:.6f}: what was embedded is kept; go on with a greater --max-usd"
+                f"{dollars(self.spent.usd)} of the {dollars(self.max_usd)} allowed for this run are spent, and the "
+                f"next request could cost {dollars(wanted.usd)}: what was embedded is kept; go on with a greater --max-usd"
             )
         if self.daily_usd is not None and used.usd + wanted.usd > self.daily_usd:
             raise BudgetReached(
-                f"${used.usd:.4f} of the ${self.daily_usd:.2f} a day (daily_usd) are spent, and the next request could "
-                f"cost ${wanted.usd:.6f}: go on tomorrow (UTC), or raise daily_usd (DATASETTE_VEC_DAILY_USD)"
+                f"{dollars(used.usd)} of the {dollars(self.daily_usd)} a day (daily_usd) are spent, and the next "
+                f"request could cost {dollars(wanted.usd)}: go on tomorrow (UTC), or raise daily_usd "
+                "(DATASETTE_VEC_DAILY_USD)"
             )
 
     def _set_aside(self, wanted: Usage, sign: int) -> None:

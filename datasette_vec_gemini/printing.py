@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from .budget import dollars
 from .checking import Status
 from .domain import Estimate, Hit, Index, Mode, Progress, SyncReport
 from .driver import sqlite3
@@ -56,12 +57,6 @@ def print_error(error: BaseException | str) -> None:
 def print_aside(text: str) -> None:
     """A remark on stderr, beside what is printed."""
     click.echo(printable(text), err=True)
-
-
-def dollars(usd: float) -> str:
-    """With four decimals, or as many as show two digits of it."""
-    decimals = 4 if usd >= 0.001 or usd <= 0 else min(12, 1 - math.floor(math.log10(usd)))
-    return f"${usd:,.{decimals}f}"
 
 
 def spelled_cost(expected: Estimate) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from . import checking, embedders, evaluating, indexing
-from .budget import PRICES_AS_OF, ledger_of, price, today
+from .budget import PRICES_AS_OF, dollars, ledger_of, price, today
 from .domain import Embedder, Estimate, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
 from .errors import (
@@ -28,7 +28,7 @@ from .errors import (
 from .estimating import estimate
 from .filling import FAILED, PENDING
 from .paid import PaidEmbedder
-from .printing import confirm, dollars, is_terminal, print_aside, print_report, progress_bars, spelled_cost
+from .printing import confirm, is_terminal, print_aside, print_report, progress_bars, spelled_cost
 from .searching import checked_embedder
 from .store import reading, registry, usage
 from .store.usage import Usage

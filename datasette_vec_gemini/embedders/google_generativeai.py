@@ -52,6 +52,10 @@ class LegacyService:
             raise EmbedderUnavailable("google-generativeai cannot ask Vertex AI: use the embedder gemini")
         GenaiService(self._access, self._model).require_key()
 
+    def check(self) -> None:
+        """Look for a key: this SDK's own call would be one more thing to guard."""
+        self.require_key()
+
     def embed(
         self, texts: Sequence[str], *, task: str | None, title: str | None, dimensions: int, timeout_seconds: float
     ) -> Reply:

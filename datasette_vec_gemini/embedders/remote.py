@@ -76,13 +76,9 @@ class RemoteEmbedder:
         self._service.prepare()
 
     def check(self) -> None:
-        """See by one free call whether key, address and model are good. Raises EmbedderError.
-
-        Where an SDK has no such call only the key is looked for.
-        """
-        check = getattr(self._service, "check", self._service.require_key)
+        """See by one free call whether key, address and model are good. Raises EmbedderError."""
         try:
-            check()
+            self._service.check()
         except Transient as error:
             raise ServiceUnavailable(f"{self.model.name} is not to be had: {error}; try again later") from error
 
@@ -141,7 +137,7 @@ class RemoteEmbedder:
             raise EmbeddingFailed(fault)
         started = time.monotonic()
         self._service.prepare()
-        seconds = self.access.query_seconds
+        seconds = self.access.patience_seconds if self.budget.bulk else self.access.query_seconds
         wanted = timeout_seconds or seconds
         # Loading the SDK counts, once, but leaves the question a second.
         left = max(min(1.0, wanted), wanted - (time.monotonic() - started))
@@ -166,7 +162,9 @@ class RemoteEmbedder:
         self.budget.read_ledger()
         try:
             # Nobody waits any longer than `seconds`; what comes a little later is paid for, and kept.
-            reply = self.call([text], task=task, title=None, seconds=4 * seconds, patience=seconds)
+            reply = self.call(
+                [text], task=task, title=None, seconds=min(REQUEST_SECONDS, 4 * seconds), patience=seconds
+            )
             if len(reply.vectors) != 1:
                 raise InvalidVector(f"{self.model.name} answered {len(reply.vectors)} vectors for one text")
             return self.checked(reply.vectors[0])

@@ -59,6 +59,10 @@ class Service(Protocol):
         """Load what takes time, once."""
         ...
 
+    def check(self) -> None:
+        """Look whether key, address and model are good, for nothing. Raises like `embed`."""
+        ...
+
     def embed(
         self, texts: Sequence[str], *, task: str | None, title: str | None, dimensions: int, timeout_seconds: float
     ) -> Reply:
