@@ -76,32 +76,26 @@ class Functions:
             conn.create_function("embed_gemini", arguments, self._bordered(embed_gemini), deterministic=True)
 
     def _bordered(self, function: Callable[..., _T]) -> Callable[..., _T]:
-        """The function as SQLite gets it: what goes wrong is noted, and raised by a frame that knows nothing.
+        """The function as SQLite gets it: it never raises, but gives its error back, and with that the statement fails.
 
-        Datasette and sqlite-utils have the driver print the traceback of whatever a function raises, and where rich is
-        installed Datasette prints every frame's local variables with it: keys, texts, and a second of work each time.
+        An exception would fail it in the same words. But Datasette and sqlite-utils have the driver print what is
+        raised, by way of `sys.excepthook`: where rich is installed, that takes a second and prints local variables,
+        such as keys and texts. And `sys.last_traceback` then keeps the statement of one thread until another thread's
+        error frees it, which waits for the first thread's connection while holding its own: two statements that fail at
+        the same time can block each other, and so the whole site, for ever.
         """
 
-        def outcome(arguments: tuple[object, ...]) -> tuple[_T | None, VecError | None]:
+        def bordered(*arguments: object) -> _T:
             try:
                 with mapped_errors():
-                    return function(*arguments), None
+                    return function(*arguments)
             except VecError as error:
-                self._gate.note(error)
-                # A new one, since other threads may be raising the old one too.
-                return None, type(error)(str(error))
+                failure = error
             except Exception:  # noqa: BLE001 - a bug of ours: nobody else would hear of it
                 _log.exception("%s failed", function.__name__)
                 failure = VecError(f"{function.__name__} failed unexpectedly: the log has the reason")
-                self._gate.note(failure)
-                return None, failure
-
-        def bordered(*arguments: object) -> _T:
-            value, error = outcome(arguments)
-            del arguments
-            if error:
-                raise error
-            return cast("_T", value)
+            self._gate.note(failure)
+            return cast("_T", failure)  # which is nothing that SQLite knows
 
         return bordered
 

@@ -175,7 +175,7 @@ def test_threads_together_never_pass_a_cap_at_any_moment():  # noqa: C901 - two 
 def test_what_is_being_written_down_counts_all_the_while():
     budget = Budget(fresh(daily_usd=1.0), MODEL, ledger="file", bulk=True)
     budget.settle(budget.reserve(texts=1, tokens=4_000_000, until=soon()))
-    with budget.account.settling("file"), pytest.raises(BudgetReached, match=r"\$0\.8000 of the \$1\.00 a day"):
+    with budget.account.settling("file"), pytest.raises(BudgetReached, match=r"\$0\.8000 of the \$1\.0000 a day"):
         budget.reserve(texts=1, tokens=2_000_000, until=soon())
     with pytest.raises(BudgetReached):
         budget.reserve(texts=1, tokens=2_000_000, until=soon())

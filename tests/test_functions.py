@@ -3,6 +3,9 @@
 import contextlib
 import gc
 import logging
+import os
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -11,7 +14,6 @@ import pytest
 from fake_gemini import KEY, FakeGemini
 
 from datasette_vec_gemini import Access, connect, connection, create_index, sqlite3, sync
-from datasette_vec_gemini.errors import EmbedderUnavailable
 from datasette_vec_gemini.functions import Functions
 from datasette_vec_gemini.gate import Gate
 
@@ -85,21 +87,43 @@ def test_a_bug_is_told_in_the_log_and_noted_in_general_words(path, gate, caplog)
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_what_the_driver_prints_of_an_error_shows_one_frame_and_none_of_our_variables(path, fake, functions):
-    fake.always = "403"
-    registered = {}
+STATEMENTS = """
+import sys, threading
+from datasette_vec_gemini import connect, sqlite3
 
-    class Connection(sqlite3.Connection):
-        def create_function(self, name, arguments, function, **options):
-            registered[name] = function
+sqlite3.enable_callback_tracebacks(True)  # as Datasette does
 
-    with contextlib.closing(sqlite3.connect(path, factory=Connection)) as conn:
-        functions.register(conn)
-    with pytest.raises(EmbedderUnavailable) as caught:
-        registered["embed_gemini"]("a private text")
-    error, (_, *frames) = caught.value, [entry.frame for entry in caught.traceback]
-    assert (error.__cause__, error.__context__, len(frames)) == (None, None, 1)
-    assert not any(secret in repr(frames[0].f_locals) for secret in ("private", KEY))
+def ask(number):
+    conn = connect(sys.argv[1])
+    for _ in range(300):
+        try:
+            conn.execute("select embed_gemini('a private text')").fetchone()
+        except sqlite3.OperationalError as error:
+            assert str(error) == "user-defined function raised exception"
+
+threads = [threading.Thread(target=ask, args=[number], daemon=True) for number in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(hasattr(sys, "last_traceback"))
+"""
+
+
+def test_statements_that_fail_at_one_time_do_not_block_each_other_and_print_no_variables(path):
+    connect(path, create=True).close()
+    variables = {n: v for n, v in os.environ.items() if n not in {"GOOGLE_API_KEY", "GEMINI_API_KEY"}}
+    done = subprocess.run(
+        [sys.executable, "-c", STATEMENTS, str(path)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+    assert done.stderr.count("set GEMINI_API_KEY") >= 1
+    assert "private" not in done.stderr
 
 
 def test_the_fault_of_the_database_is_noted_too(raw, gate):
