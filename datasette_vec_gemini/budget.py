@@ -195,7 +195,8 @@ class Budget:
         if self.max_usd is not None and self.spent.usd + self._reserved_usd + wanted.usd > self.max_usd:
             raise BudgetReached(
                 f"{dollars(self.spent.usd)} of the {dollars(self.max_usd)} allowed for this run are spent, and the "
-                f"next request could cost {dollars(wanted.usd)}: what was embedded is kept; go on with a greater --max-usd"
+                f"next request could cost {dollars(wanted.usd)}: what was embedded is kept; go on with a greater "
+                "--max-usd"
             )
         if self.daily_usd is not None and used.usd + wanted.usd > self.daily_usd:
             raise BudgetReached(

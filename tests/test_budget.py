@@ -22,6 +22,8 @@ from datasette_vec_gemini.gate import Gate
 from datasette_vec_gemini.store import registry, usage
 from datasette_vec_gemini.store.usage import Usage
 
+pytestmark = pytest.mark.slow
+
 MODEL = "gemini-embedding-2"
 _numbers = iter(range(10**9))
 

@@ -14,6 +14,8 @@ from fake_gemini import FakeGemini
 
 from datasette_vec_gemini.cli import vec
 
+pytestmark = pytest.mark.slow
+
 GEMINI = ("--embedder", "gemini")
 WRONG = "AIzaSyCANARY-of-nobody"
 CANARY = re.compile("CANARY")

@@ -14,6 +14,8 @@ from datasette_vec_gemini.budget import PRICES, PRICES_AS_OF
 from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.errors import ConfirmationNeeded
 
+pytestmark = pytest.mark.slow
+
 WORDS = re.findall(r"\w+", "the quick brown fox jumps over a lazy dog while seven wizards quietly boil parsnips")
 
 

@@ -32,6 +32,8 @@ from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.errors import BudgetReached, ConfirmationNeeded, IndexNotFound
 from datasette_vec_gemini.vectors import unpack
 
+pytestmark = pytest.mark.slow
+
 PREFIX = "title: none | text: "
 ROWS = 500
 

@@ -28,6 +28,8 @@ from datasette_vec_gemini.errors import (
 from datasette_vec_gemini.searching import embed_or_words
 from datasette_vec_gemini.vectors import unpack
 
+pytestmark = pytest.mark.slow
+
 ROWS = 30
 PREFIX = "title: none | text: "
 SENT_WITNESS = PREFIX + WITNESS

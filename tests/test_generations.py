@@ -32,6 +32,8 @@ from datasette_vec_gemini.store import registry
 from datasette_vec_gemini.store.transactions import database
 from datasette_vec_gemini.vectors import unpack
 
+pytestmark = pytest.mark.slow
+
 TWO, SHORT, ONE = "gemini", "gemini:gemini-embedding-2@256", "gemini:gemini-embedding-001"
 PREFIX = "title: none | text: "
 ROWS = 250

@@ -21,6 +21,8 @@ from datasette_vec_gemini.embedders.google_generativeai import LegacyService
 from datasette_vec_gemini.embedders.service import Reply, Transient
 from datasette_vec_gemini.errors import EmbedderError, EmbedderUnavailable, EmbeddingFailed, ServiceUnavailable
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("gemini-embedding-001", "gemini-embedding-2")
 TEXTS = ["the cat sat on the mat", "вектор", "東京の天気", "a", "x" * 500]
 INSTALL = "pip install 'datasette-vec-gemini[google-generativeai]'"

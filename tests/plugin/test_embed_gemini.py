@@ -28,6 +28,8 @@ from fake_gemini import KEY, FakeGemini
 
 from datasette_vec_gemini import connect, create_index, sqlite3, sync
 
+pytestmark = pytest.mark.slow
+
 ONE = hasattr(Datasette, "allowed")
 LOCAL = {"host": "127.0.0.1:8001"}
 STRANGER = LOCAL | {"x-forwarded-for": "203.0.113.7"}

@@ -16,6 +16,8 @@ from test_embed_gemini import LOCAL, ONE, STRANGER, Server, index, served, setti
 
 from datasette_vec_gemini import connect, create_index, sqlite3, sync
 
+pytestmark = pytest.mark.slow
+
 PAGE = "/data/-/vec/docs"
 QUESTION = {"q": "parse a date"}
 NOTICE = "Searched by exact words only: "
