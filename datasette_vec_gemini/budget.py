@@ -6,10 +6,11 @@ lies in memory until it is written to the ledger of the database that it was use
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from urllib.parse import quote
 
 from .access import Access
 from .driver import sqlite3
-from .errors import BudgetReached, QuotaReached
+from .errors import BudgetReached, InvalidSetting, QuotaReached
 from .limiting import Limiter, Permit
 from .store import registry, usage
 from .store.transactions import transaction
@@ -55,7 +56,11 @@ def today() -> str:
 
 
 class Account:
-    """What one key has used today, as far as this process can know, and its rate limits. Shared by all threads."""
+    """What one key has used today, as far as this process can know, and its rate limits. Shared by all threads.
+
+    `unwritten` is what no ledger has yet, `under_way` what is asked for just now, `searched` the dollars of
+    searches by day.
+    """
 
     def __init__(self, access: Access, *, day: Callable[[], str] = today) -> None:
         self.limiter = Limiter(texts=access.texts_per_minute, tokens=access.tokens_per_minute)
@@ -63,20 +68,22 @@ class Account:
         self.reserved = Usage()
         self.day = day
         self._ledgers: dict[tuple[str, str], dict[str, Usage]] = {}
-        self._unwritten: _Waiting = {}
+        self.unwritten: _Waiting = {}
         self._being_written: list[_Waiting] = []
+        self.searched: dict[str, float] = defaultdict(float)
+        self.under_way: dict[int, tuple[str, str, Usage]] = {}
 
     def used(self) -> Usage:
         """The day's sum over the ledgers that were read, and over what is not written yet. The caller has the lock."""
         day = self.day()
         written = (u for (_, of), models in self._ledgers.items() if of == day for u in models.values())
-        waiting = (u for some in (self._unwritten, *self._being_written) for (_, of, _), u in some.items() if of == day)
+        waiting = (u for some in (self.unwritten, *self._being_written) for (_, of, _), u in some.items() if of == day)
         return sum([*written, *waiting], Usage())
 
     def note(self, ledger: str, model: str, used: Usage) -> None:
         """Keep what was used until it is written. The caller has the lock."""
         key = (ledger, self.day(), model)
-        self._unwritten[key] = self._unwritten.get(key, Usage()) + used
+        self.unwritten[key] = self.unwritten.get(key, Usage()) + used
 
     def read(self, ledger: str, conn: sqlite3.Connection) -> None:
         """Take over the day's rows of a ledger, to which other processes write too; none to one in memory."""
@@ -91,7 +98,7 @@ class Account:
     def settling(self, ledger: str) -> Iterator[list[tuple[str, str, Usage]]]:
         """Hand over what was used for a ledger, to be written and committed in the block; if it fails, take it back."""
         with self.lock:
-            taken = {key: self._unwritten.pop(key) for key in list(self._unwritten) if key[0] == ledger}
+            taken = {key: self.unwritten.pop(key) for key in list(self.unwritten) if key[0] == ledger}
             self._being_written.append(taken)  # it counts all the while
         try:
             yield [(day, model, used) for (_, day, model), used in taken.items()]
@@ -99,7 +106,7 @@ class Account:
             with self.lock:
                 self._being_written = [some for some in self._being_written if some is not taken]
                 for key, used in taken.items():
-                    self._unwritten[key] = self._unwritten.get(key, Usage()) + used
+                    self.unwritten[key] = self.unwritten.get(key, Usage()) + used
             raise
         with self.lock:
             self._being_written = [some for some in self._being_written if some is not taken]
@@ -136,12 +143,14 @@ class Budget:
     def __init__(
         self, access: Access, model: str, *, ledger: str = "", max_usd: float | None = None, bulk: bool = False
     ) -> None:
+        if max_usd is not None and not max_usd >= 0:
+            raise InvalidSetting(f"max_usd is {max_usd}; it must be a number of dollars from 0")
         self.account = account(access)
         self.model = model
         self.ledger = ledger
         self.max_usd = max_usd
         self.bulk = bulk
-        self.daily_usd = access.daily_usd if bulk or access.daily_usd is not None else SEARCH_DAILY_USD
+        self.daily_usd = access.daily_usd
         self.texts_per_day = access.texts_per_day
         self.spent = Usage()
         self.is_stopped = threading.Event()
@@ -162,7 +171,10 @@ class Budget:
             with self.account.lock:
                 self._set_aside(wanted, -1)
             raise
-        return Reservation(usage=wanted, permit=permit)
+        reservation = Reservation(usage=wanted, permit=permit)
+        with self.account.lock:
+            self.account.under_way[id(reservation)] = (self.ledger, self.model, wanted)
+        return reservation
 
     def settle(self, reservation: Reservation, *, tokens: int | None = None) -> None:
         """The request was answered, or may have been: count it, by its true number of tokens where that is known."""
@@ -170,14 +182,18 @@ class Budget:
         tokens = wanted.tokens if tokens is None else tokens
         used = Usage(requests=1, texts=wanted.texts, tokens=tokens, usd=tokens * price(self.model))
         with self.account.lock:
+            self.account.under_way.pop(id(reservation), None)
             self._set_aside(wanted, -1)
             self.account.note(self.ledger, self.model, used)
             self.spent += used
+            if not self.bulk:
+                self.account.searched[self.account.day()] += used.usd
         self.account.limiter.finish(reservation.permit, tokens=tokens)
 
     def cancel(self, reservation: Reservation) -> None:
         """The request was refused and costs nothing."""
         with self.account.lock:
+            self.account.under_way.pop(id(reservation), None)
             self._set_aside(reservation.usage, -1)
         self.account.limiter.finish(reservation.permit, counted=False)
 
@@ -198,12 +214,30 @@ class Budget:
                 f"next request could cost {dollars(wanted.usd)}: what was embedded is kept; go on with a greater "
                 "--max-usd"
             )
-        if self.daily_usd is not None and used.usd + wanted.usd > self.daily_usd:
+        spent, daily_usd = self._of_day(used)
+        if spent + wanted.usd > daily_usd:
             raise BudgetReached(
-                f"{dollars(used.usd)} of the {dollars(self.daily_usd)} a day (daily_usd) are spent, and the next "
+                f"{dollars(spent)} of the {dollars(daily_usd)} a day (daily_usd) are spent, and the next "
                 f"request could cost {dollars(wanted.usd)}: go on tomorrow (UTC), or raise daily_usd "
                 "(DATASETTE_VEC_DAILY_USD)"
             )
+
+    def _of_day(self, used: Usage) -> tuple[float, float]:
+        """What counts against the daily cap, and that cap: where none is set, searches count among themselves only."""
+        if self.daily_usd is not None:
+            return used.usd, self.daily_usd
+        if self.bulk:
+            return 0.0, math.inf
+        return self.account.searched[self.account.day()] + self.account.reserved.usd, SEARCH_DAILY_USD
+
+    def room(self) -> tuple[float, float]:
+        """How many texts and tokens the caps leave for the next request."""
+        with self.account.lock:
+            used = self.account.used() + self.account.reserved
+            spent, daily_usd = self._of_day(used)
+            of_run = math.inf if self.max_usd is None else self.max_usd - self.spent.usd - self._reserved_usd
+        texts = math.inf if self.texts_per_day is None else self.texts_per_day - used.texts
+        return texts, min(daily_usd - spent, of_run) / price(self.model)
 
     def _set_aside(self, wanted: Usage, sign: int) -> None:
         self.account.reserved += wanted * sign
@@ -230,12 +264,13 @@ class Budget:
         with self.account.settling(self.ledger) as used, transaction(conn):
             usage.add(conn, used)
             yield
+        self.account.read(self.ledger, conn)  # other processes write there too
 
     def _say_once(self) -> None:
         _told[self.ledger] += 1
         if _told[self.ledger] == 1:
             name = Path(self.ledger).name or "a database in memory"
-            _log.warning("spending is counted in memory only: %s has no ledger that can be written", name)
+            _log.warning("spending is counted in memory only: %s has no ledger that can be written now", name)
 
 
 _told: Counter[str] = Counter()
@@ -253,6 +288,23 @@ def _opened(ledger: str, mode: str) -> sqlite3.Connection:
     if not ledger:
         raise sqlite3.OperationalError("a database in memory has no file")
     return sqlite3.connect(f"file:{quote(ledger)}?mode={mode}", uri=True, timeout=0.5)
+
+
+@atexit.register
+def _write_what_is_left() -> None:
+    """At the end of the process, write down what is not written; what nobody waits for may be billed all the same."""
+    for each in list(_accounts.values()):
+        with each.lock:
+            for ledger, model, wanted in each.under_way.values():
+                each.note(ledger, model, wanted)
+            each.under_way.clear()
+            ledgers = {ledger for ledger, _, _ in each.unwritten if ledger}
+        for ledger in ledgers:
+            with _ignored(), closing(_opened(ledger, "rw")) as conn:
+                conn.execute("pragma busy_timeout = 5000").fetchone()
+                if registry.has_table(conn, "_vec_usage"):
+                    with each.settling(ledger) as used, transaction(conn):
+                        usage.add(conn, used)
 
 
 def ledger_of(conn: sqlite3.Connection) -> str:

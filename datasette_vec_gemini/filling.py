@@ -76,11 +76,13 @@ class Filling:
         _running.add(self.owner)
         try:
             while total:
-                while len(self._flights) < most and (batch := self._claim()):
-                    self._flights.append(self._begin(batch, pool))
+                # The first batch goes alone: a bad key or a missing model is found out by one call.
+                while len(self._flights) < (most if done else 1) and (batch := self._claim()):
+                    self._begin(batch, pool)
                 if self._flights:
-                    done += len(self._flights[0].batch)
+                    size = len(self._flights[0].batch)
                     self._finish(self._awaited(self._flights[0]))
+                    done += size
                     self.on_progress(Progress(stage="vectors", done=min(done, total), total=total))
                 elif not self._others_are_embedding():
                     break
@@ -110,14 +112,23 @@ class Filling:
                 self.conn, self.index, owner=self.owner, limit=limit, now=now, until=now + LEASE_SECONDS
             )
 
-    def _begin(self, batch: Sequence[Claimed], pool: ThreadPoolExecutor | None) -> _Flight:
+    def _begin(self, batch: Sequence[Claimed], pool: ThreadPoolExecutor | None) -> None:
         """Ask the model for the texts whose vector is neither owned nor asked for already."""
         blobs = self._owned(batch)
         asked = {key for flight in self._flights for key in flight.texts}
         texts = {c.digest: c.text for c in batch if c.digest not in blobs and c.digest not in asked}
+        wanted = list(texts.values())
+        answer: Future[list[Outcome]] = Future() if pool else _Inline(lambda: self._outcomes(wanted))
+        # Before it is sent: an interruption in between must find it.
+        self._flights.append(_Flight(batch, blobs, texts, answer))
         if pool:
-            return _Flight(batch, blobs, texts, pool.submit(self._outcomes, list(texts.values())))
-        return _Flight(batch, blobs, texts, _Inline(lambda: self._outcomes(list(texts.values()))))
+            pool.submit(self._answer, answer, wanted)
+
+    def _answer(self, answer: Future[list[Outcome]], texts: Sequence[str]) -> None:
+        try:
+            answer.set_result(self._outcomes(texts))
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits for it
+            answer.set_exception(error)
 
     def _owned(self, batch: Sequence[Claimed]) -> dict[bytes, bytes]:
         """Vectors of equal texts, also of other generations of the model, whose longer ones may only need a cut."""
@@ -165,6 +176,8 @@ class Filling:
             try:
                 return flight.answer.result(LEASE_SECONDS / 3)
             except TimeoutError:
+                if flight.answer.done():  # the model's own, not that of the wait
+                    raise
                 with transaction(self.conn):
                     writing.renew(self.conn, self.index, self.owner, until=time.time() + LEASE_SECONDS)
 
@@ -213,7 +226,7 @@ class Filling:
                     outcomes = flight.answer.result(RESCUE_SECONDS)
                 except EmbedderError as error:
                     outcomes = error.outcomes
-                except (Exception, TimeoutError):  # noqa: BLE001 - the first failure is the one that is told
+                except Exception:  # noqa: BLE001 - the first failure is the one that is told
                     outcomes = None
                 self._finish(outcomes or [None] * len(flight.texts))
         with suppress(sqlite3.Error), transaction(self.conn):

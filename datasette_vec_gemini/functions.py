@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import quote
 
@@ -25,10 +25,17 @@ from .store.transactions import mapped_errors
 from .vectors import Vector, pack
 
 GEMINI = ("gemini", "google-generativeai")
-_SPECIFICATION_SECONDS = 2.0
 _T = TypeVar("_T")
 
+_FAILED = object()
 _log = logging.getLogger("datasette_vec_gemini")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Take the tracebacks off an exception and those behind it: their frames may point to it, in a circle."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class Functions:
@@ -63,9 +70,9 @@ class Functions:
     def register_embed_gemini(self, conn: sqlite3.Connection) -> None:
         """Define `embed_gemini(text [, task_type])` on a connection, which it does not keep alive.
 
-        It returns a float32 BLOB of the model of the database's Gemini indexes, gemini-embedding-2 where there is none
-        or more than one; NULL for NULL and for blank text. The task type is RETRIEVAL_QUERY unless given. Equal texts
-        give equal vectors within a process, and are paid for once.
+        It returns a float32 BLOB of the model of the database's Gemini indexes, gemini-embedding-2 where there is none;
+        NULL for NULL and for blank text. The task type is RETRIEVAL_QUERY unless given. Equal texts give equal vectors
+        within a process, and are paid for once.
         """
         file = ledger_of(conn)
 
@@ -76,13 +83,14 @@ class Functions:
             conn.create_function("embed_gemini", arguments, self._bordered(embed_gemini), deterministic=True)
 
     def _bordered(self, function: Callable[..., _T]) -> Callable[..., _T]:
-        """The function as SQLite gets it: it never raises, but gives its error back, and with that the statement fails.
+        """The function as SQLite gets it: it never raises, but returns what SQLite does not know: the statement fails.
 
         An exception would fail it in the same words. But Datasette and sqlite-utils have the driver print what is
         raised, by way of `sys.excepthook`: where rich is installed, that takes a second and prints local variables,
-        such as keys and texts. And `sys.last_traceback` then keeps the statement of one thread until another thread's
-        error frees it, which waits for the first thread's connection while holding its own: two statements that fail at
-        the same time can block each other, and so the whole site, for ever.
+        such as keys and texts. `sys.last_traceback` then keeps the frames and with them the cursor of one thread until
+        another thread drops them. That waits for the first one's connection, be it while holding another connection or
+        a lock that the first one's function waits for: two statements could block each other, and the site, for ever.
+        For the same reason nothing here leaves an exception to the garbage collector.
         """
 
         def bordered(*arguments: object) -> _T:
@@ -90,12 +98,13 @@ class Functions:
                 with mapped_errors():
                     return function(*arguments)
             except VecError as error:
-                failure = error
-            except Exception:  # noqa: BLE001 - a bug of ours: nobody else would hear of it
+                self._gate.note(error)
+                _let_go(error)
+            except Exception as error:  # noqa: BLE001 - a bug of ours: nobody else would hear of it
                 _log.exception("%s failed", function.__name__)
-                failure = VecError(f"{function.__name__} failed unexpectedly: the log has the reason")
-            self._gate.note(failure)
-            return cast("_T", failure)  # which is nothing that SQLite knows
+                self._gate.note(VecError(f"{function.__name__} failed unexpectedly: the log has the reason"))
+                _let_go(error)
+            return cast("_T", _FAILED)
 
         return bordered
 
@@ -146,25 +155,33 @@ class Functions:
         return json.dumps([hit.to_dict() for hit in answer(conn, found, asked)], ensure_ascii=False)
 
 
-_specifications: dict[str, tuple[float, str]] = {}
+_specifications: dict[str, tuple[tuple[int, ...], str]] = {}
 
 
 def _specification(file: str, *, immutable: bool) -> str:
-    """The embedder of the database's Gemini indexes, where they agree; looked up anew every other second."""
-    now = time.monotonic()
+    """The embedder of the database's Gemini indexes, looked up anew when the file has changed.
+
+    Raises InvalidQuery where they are of different models, whose vectors cannot be compared with each other.
+    """
+    stamp = tuple(Path(name).stat().st_mtime_ns for name in (file, f"{file}-wal") if file and Path(name).exists())
     known = _specifications.get(file)
-    if known and now < known[0]:
+    if known and stamp == known[0]:
         return known[1]
-    found: set[str] = set()
+    found: dict[str, str] = {}
     if file:
         try:
             uri = f"file:{quote(file)}?mode=ro{'&immutable=1' if immutable else ''}"
             with closing(sqlite3.connect(uri, uri=True)) as conn:
-                found = {i.embedder for i in registry.indexes(conn) if i.embedder.startswith(GEMINI)}
+                found = {i.fingerprint: i.embedder for i in registry.indexes(conn) if i.embedder.startswith(GEMINI)}
         except (sqlite3.Error, VecError):
-            found = set()
-    specification = found.pop() if len(found) == 1 else GEMINI[0]
-    _specifications[file] = (now + _SPECIFICATION_SECONDS, specification)
+            found = {}
+    if len(found) > 1:
+        raise InvalidQuery(
+            f"the database has indexes of {len(found)} Gemini models, {', '.join(sorted(found.values()))}, whose "
+            "vectors cannot be compared: ask one of them with semantic_search('INDEX', 'QUESTION')"
+        )
+    specification = next(iter(found.values()), GEMINI[0])
+    _specifications[file] = (stamp, specification)
     return specification
 
 

@@ -53,6 +53,7 @@ class Gate:
         self._clock = clock
         self._changed = threading.Condition()
         self._passing: tuple[str, str, str] | None = None
+        self._latest: tuple[str, str, str] | None = None
         self._passed: deque[float] = deque()
 
     def vector(
@@ -65,6 +66,7 @@ class Gate:
         if self.mode == "off":
             raise GateClosed("texts are not embedded in SQL here: sql_embedding is off")
         question = (embedder.name, task, text)
+        until = time.monotonic() + timeout_seconds
         with self._changed:
             self._changed.wait_for(lambda: self._passing != question, timeout_seconds)
             known = embedder.known_query(text, task=task)
@@ -75,11 +77,14 @@ class Gate:
                 if self.mode == "cached":
                     raise GateClosed("only texts that were embedded before are known here: sql_embedding is cached")
                 if not self._queueing:
-                    if self._passing is not None or embedder.busy:
+                    if self._passing is not None or (
+                        self._latest and embedder.is_asked(self._latest[2], task=self._latest[1])
+                    ):
                         raise GateClosed("another new text is being embedded: ask again in a moment")
-                    self._passing = question
+                    self._passing = self._latest = question
+        left = max(0.05, until - time.monotonic())
         if is_under_way:  # somebody who may has asked it, and may have given up waiting
-            return embedder.embed_query(text, task=task, timeout_seconds=timeout_seconds)
+            return embedder.embed_query(text, task=task, timeout_seconds=left)
         try:
             if self.mode == "auto" and not (self._may_embed() if allowed is None else allowed):
                 raise GateClosed(
@@ -87,11 +92,15 @@ class Gate:
                     "before"
                 )
             self._count()
-            return embedder.embed_query(text, task=task, timeout_seconds=timeout_seconds)
+            return embedder.embed_query(text, task=task, timeout_seconds=left)
         finally:
             with self._changed:
                 self._passing = None
                 self._changed.notify_all()
+
+    def _is_late(self, embedder: PaidEmbedder) -> bool:
+        """Whether the last text that was let through is under way, though nobody waits for it any more."""
+        return self._latest is not None and embedder.is_asked(self._latest[2], task=self._latest[1])
 
     def note(self, error: VecError) -> None:
         """Keep an error for those who cannot see it, and write each new one to the log."""

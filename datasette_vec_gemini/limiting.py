@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .errors import ServiceUnavailable
 
 WINDOW_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 600.0
 
 
 @dataclass(eq=False, slots=True)
@@ -101,7 +102,7 @@ class Limiter:
         """
         with self._changed:
             self._permits = deque(permit for permit in self._permits if permit.ended is None)
-            self._paused_until = max(self._paused_until, self._clock() + seconds)
+            self._paused_until = max(self._paused_until, self._clock() + min(seconds, LONGEST_PAUSE_SECONDS))
             if texts:
                 self.texts = min(self.texts, texts)
             self._changed.notify_all()

@@ -242,12 +242,14 @@ def rebuild(
     begun = registry.building(conn, chosen.name) if embedder is None and quantize is None else None
     model = paid(embedder or (begun or chosen).embedder)
     expected = estimate(conn, chosen, embedder=model) if model else None
-    approve: Approve | None = None
+    agreed_usd = 0.0
     if expected and expected.chunks:
         consent.approve(expected, otherwise="nothing was changed")
-    else:
-        # What comes in from now on has not been agreed to.
-        def approve(expected: Estimate) -> None:
+        agreed_usd = expected.usd
+
+    def approve(expected: Estimate) -> None:
+        """Ask again when much more has come in, or was found, than was agreed to."""
+        if expected.usd > 1.2 * agreed_usd:
             consent.approve(expected, otherwise=f"to go on: {goes_on}")
 
     with _metered(conn, chosen, consent, goes_on=goes_on, is_rebuild=True), progress_bars() as on_progress:

@@ -227,8 +227,15 @@ def test_prices_are_those_of_the_list_and_for_a_model_that_is_not_in_it_the_dear
 
 def test_searches_have_a_cap_where_none_is_set_and_confirmed_runs_have_none():
     access = fresh()
-    assert Budget(access, MODEL).daily_usd == SEARCH_DAILY_USD
-    assert Budget(access, MODEL, bulk=True).daily_usd is None
+    token = price(MODEL)
+    assert Budget(access, MODEL).room() == (math.inf, SEARCH_DAILY_USD / token)
+    assert Budget(access, MODEL, bulk=True).room() == (math.inf, math.inf)
+    indexing = Budget(access, MODEL, bulk=True)
+    indexing.settle(indexing.reserve(texts=1, tokens=9_000_000, until=math.inf))
+    assert Budget(access, MODEL).room() == (math.inf, SEARCH_DAILY_USD / token)
+    searching = Budget(access, MODEL)
+    searching.settle(searching.reserve(texts=1, tokens=1_000_000, until=math.inf))
+    assert Budget(access, MODEL).room()[1] == pytest.approx((SEARCH_DAILY_USD - 0.2) / token)
     assert Budget(fresh(daily_usd=5.0), MODEL).daily_usd == 5.0
     assert Budget(fresh(daily_usd=0.0), MODEL, bulk=True).daily_usd == 0.0
 
@@ -346,7 +353,7 @@ def test_a_file_that_cannot_be_written_keeps_its_spending_in_memory_until_it_can
         other.rollback()
     assert ledger(conn) == before
     assert [record.message for record in caplog.records if "in memory only" in record.message] == [
-        "spending is counted in memory only: test.db has no ledger that can be written"
+        "spending is counted in memory only: test.db has no ledger that can be written now"
     ]
     assert model.budget.account.used().requests == 3
     search(conn, index, Query("a third question"), embedder=model)

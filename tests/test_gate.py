@@ -140,13 +140,6 @@ def test_a_second_new_text_while_one_is_under_way_fails_at_once(model):
     assert ask(gate, model, "second") == 6
 
 
-def test_a_question_of_a_page_under_way_counts_as_one(model):
-    gate = Gate(mode="on")
-    model.busy = True
-    with pytest.raises(GateClosed):
-        ask(gate, model, "new")
-
-
 def test_the_same_text_waits_for_the_one_under_way(model):
     gate = Gate(mode="on", texts_per_minute=1)
     model.may.clear()

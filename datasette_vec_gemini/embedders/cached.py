@@ -7,6 +7,7 @@ for, still arrives and is there for the next time.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from ..vectors import Vector
 SIZE = 2_000
 """Vectors kept; the oldest use goes first. With 768 dimensions they take 6 MB."""
 MOST_AT_ONCE = 8
+LOST_SECONDS = 60.0
 
 
 class QueryCache:
@@ -26,6 +28,7 @@ class QueryCache:
         self._size = size
         self._vectors: OrderedDict[Hashable, Vector] = OrderedDict()
         self._asked: dict[Hashable, Future[Vector]] = {}
+        self._given_up_at: dict[Future[Vector], float] = {}
         self._lock = threading.Lock()
 
     def find(self, question: Hashable) -> Vector | None:
@@ -38,6 +41,8 @@ class QueryCache:
     @property
     def busy(self) -> bool:
         """Whether a question is being answered."""
+        with self._lock:
+            self._forget_lost()
         return bool(self._asked)
 
     def is_asked(self, question: Hashable) -> bool:
@@ -53,12 +58,14 @@ class QueryCache:
             if question in self._vectors:
                 self._vectors.move_to_end(question)
                 return self._vectors[question]
+            self._forget_lost()
             future = self._asked.get(question)
             if future is None:
                 if len(self._asked) >= MOST_AT_ONCE:
                     raise ServiceUnavailable(f"{MOST_AT_ONCE} questions are being embedded: try again in a moment")
                 future = Future()
                 threading.Thread(target=self._run, args=(question, compute, future), daemon=True).start()
+                self._given_up_at[future] = time.monotonic() + LOST_SECONDS
                 self._asked[question] = future  # no sooner: there may be no thread to be had; it waits for this lock
         try:
             return future.result(timeout_seconds)
@@ -67,12 +74,23 @@ class QueryCache:
                 f"the model did not answer within {timeout_seconds:g} s: ask again in a moment, or search by keywords"
             ) from None
 
+    def _forget_lost(self) -> None:
+        """Ask anew what has been under way for longer than anything takes; such threads may never end."""
+        now = time.monotonic()
+        for question, future in list(self._asked.items()):
+            if now > self._given_up_at[future]:
+                del self._asked[question], self._given_up_at[future]
+
+    def _end(self, question: Hashable, future: Future[Vector]) -> None:
+        if self._given_up_at.pop(future, None) is not None:
+            del self._asked[question]
+
     def _run(self, question: Hashable, compute: Callable[[], Vector], future: Future[Vector]) -> None:
         try:
             vector = compute()
         except BaseException as error:  # noqa: BLE001 - it is raised again by those who wait
             with self._lock:
-                del self._asked[question]
+                self._end(question, future)
             future.set_exception(error)
             return
         vector.flags.writeable = False
@@ -80,5 +98,5 @@ class QueryCache:
             self._vectors[question] = vector
             while len(self._vectors) > self._size:
                 self._vectors.popitem(last=False)
-            del self._asked[question]
+            self._end(question, future)
         future.set_result(vector)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..access import Access
-from ..errors import EmbedderError, EmbedderUnavailable, EmbeddingFailed, InvalidVector, QuotaReached, UnknownEmbedder
+from ..errors import EmbedderUnavailable, EmbeddingFailed, InvalidVector, QuotaReached, UnknownEmbedder
 from .remote import RemoteEmbedder
 from .service import Model, Reply, Service, Transient
 
@@ -122,7 +122,7 @@ class GenaiService:
         usage = response.usage_metadata
         return Reply(
             vectors=[embedding.values for embedding in response.embeddings or ()],
-            tokens=usage.prompt_token_count if usage else None,
+            tokens=usage.prompt_token_count if usage and (usage.prompt_token_count or 0) > 0 else None,
         )
 
     def check(self) -> None:
@@ -151,6 +151,10 @@ class GenaiService:
             from google.genai import types
         except ImportError as error:
             raise EmbedderUnavailable(f"gemini needs {error.name}: pip install 'google-genai>=3.4,<4'") from error
+        except Exception as error:
+            raise EmbedderUnavailable(
+                f"google-genai cannot be imported ({type(error).__name__}): pip install --force-reinstall google-genai"
+            ) from error
         access = self._access
         # An object of httpx2 among the arguments makes the SDK take that client whatever the environment says; a
         # redirect would carry the key elsewhere.
@@ -196,7 +200,8 @@ class GenaiService:
             return EmbedderUnavailable(
                 f"Google's application default credentials do not work ({kind}): gcloud auth application-default login"
             )
-        return EmbedderError(f"google-genai failed for {self._model} with {kind}")
+        # Perhaps after the answer had come: it is counted as one, and the run ends if it happens again and again.
+        return InvalidVector(f"google-genai failed for {self._model} with {kind}")
 
 
 def refusal(code: int, details: object, model: str, access: Access) -> Exception:

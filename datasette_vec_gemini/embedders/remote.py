@@ -195,8 +195,17 @@ class RemoteEmbedder:
                 if part and (tokens_left < 0 or bytes_left < 0):
                     break
                 part.append(place)
+            # What is left of a cap may do for some of them.
+            while len(part) > 1 and not self._fits(texts, part, batch.witnesses(len(part))):
+                part = part[: len(part) // 2]
             start += len(part)
             yield part
+
+    def _fits(self, texts: Sequence[str], part: Sequence[int], witnesses: int) -> bool:
+        most_texts, most_tokens = self.budget.room()
+        sent = [texts[place] for place in part] + [WITNESS] * witnesses
+        tokens = sum(count_tokens(self._worded(text, "RETRIEVAL_DOCUMENT", None)) + 1 for text in sent)
+        return len(sent) <= most_texts and tokens <= most_tokens
 
     def _worded(self, text: str, task: str, title: str | None) -> str:
         if self.model.scheme != "prefix":

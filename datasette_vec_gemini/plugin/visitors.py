@@ -38,6 +38,7 @@ _FORWARDING = tuple(
     b"ngrok- tailscale- front-end-https x-auth-request- remote-user".split()
 )
 """How the headers begin that proxies, tunnels and hosts add."""
+_ADDRESS = re.compile(rb"client-?ip|remote-addr|forwarded")
 _LOCAL = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _FRAMES = (b"iframe", b"frame", b"fencedframe", b"embed", b"object")
 _AFTERMATH_S = 5.0
@@ -192,7 +193,7 @@ def _elsewhere(scope: Scope, headers: list[tuple[bytes, bytes]]) -> str:
     if scope.get("http_version") == "1.0":
         return "HTTP/1.0, which no browser speaks but proxies do"
     for name, _ in headers:
-        if name.startswith(_FORWARDING):
+        if name.startswith(_FORWARDING) or _ADDRESS.search(name):
             return f"it has a header {name.decode('latin-1')[:40]!r}"
     hosts = [value for name, value in headers if name == b"host"]
     if not hosts or not all(map(_LOCAL.fullmatch, hosts)):
