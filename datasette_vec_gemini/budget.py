@@ -250,8 +250,12 @@ class Budget:
 
     def write_ledger(self) -> None:
         """Write down what was used; where the file cannot be written it stays in memory, and the log says so once."""
-        with _ignored(self._say_once), closing(_opened(self.ledger, "rw")) as conn, self.settling(conn):
-            pass
+        with _ignored(self._say_once), closing(_opened(self.ledger, "rw")) as conn:
+            if not registry.has_table(conn, "_vec_usage"):
+                self._say_once()
+                return
+            with self.settling(conn):
+                pass
 
     @contextmanager
     def settling(self, conn: sqlite3.Connection) -> Iterator[None]:
