@@ -271,7 +271,7 @@ def test_the_cap_of_a_day_holds_for_all_runs_together(run, fake, declared, key):
     spent = ledger(declared)["usd"]
     assert 0 < spent <= 0.0008
     run("sync", "DB", "--yes", code=4)
-    assert ledger(declared)["usd"] == spent
+    assert spent <= ledger(declared)["usd"] <= 0.0008  # a small text may still have fitted
     key.delenv("DATASETTE_VEC_DAILY_USD")
     run("sync", "DB", "--yes")
     assert set(paid_texts(fake).values()) == {1}

@@ -246,7 +246,8 @@ def test_two_threads_on_one_file_pay_for_every_text_once(path, conn, fake, model
 
 
 SYNCER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start us with it ignored
 from datasette_vec_gemini import connect, find_index, sync
 conn = connect(sys.argv[1])
 sync(conn, find_index(conn, "docs"))
