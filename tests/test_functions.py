@@ -17,7 +17,7 @@ from datasette_vec_gemini import Access, connect, connection, create_index, sqli
 from datasette_vec_gemini.functions import Functions
 from datasette_vec_gemini.gate import Gate
 
-# The standard library's driver tells of an error in a function by sys.unraisablehook, which pytest turns into a warning.
+# The standard library's driver tells sys.unraisablehook of an error in a function, and pytest makes a warning of that.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
