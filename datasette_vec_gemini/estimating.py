@@ -55,17 +55,21 @@ def _count(conn: sqlite3.Connection, index: Index, embedder: Embedder, texts: It
         keys.update(key for key, _ in wanted.values())
         if model:
             tokens += model.count_tokens([text for _, text in wanted.values()])
-    minutes = 0.0
-    if model:
-        minutes = max(len(seen) / model.access.texts_per_minute, tokens / model.access.tokens_per_minute)
+    return reckon(index, embedder, rows=len(keys), chunks=len(seen), tokens=tokens)
+
+
+def reckon(index: Index, embedder: Embedder, *, rows: int, chunks: int, tokens: int) -> Estimate:
+    """What so many tokens in so many chunks cost, and how long the limits a minute make them last."""
+    model = embedder if isinstance(embedder, PaidEmbedder) else None
+    limits = model.access if model else None
     return Estimate(
         index=index.name,
         embedder=embedder.name,
-        rows=len(keys),
-        chunks=len(seen),
+        rows=rows,
+        chunks=chunks,
         tokens=tokens,
         usd=tokens * price(model.budget.model) if model else 0.0,
-        minutes=minutes,
+        minutes=max(chunks / limits.texts_per_minute, tokens / limits.tokens_per_minute) if limits else 0.0,
         prices_as_of=PRICES_AS_OF,
     )
 

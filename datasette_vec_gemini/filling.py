@@ -118,11 +118,13 @@ class Filling:
         asked = {key for flight in self._flights for key in flight.texts}
         texts = {c.digest: c.text for c in batch if c.digest not in blobs and c.digest not in asked}
         wanted = list(texts.values())
-        answer: Future[list[Outcome]] = Future() if pool else _Inline(lambda: self._outcomes(wanted))
+        answer: Future[list[Outcome]] = Future()
         # Before it is sent: an interruption in between must find it.
         self._flights.append(_Flight(batch, blobs, texts, answer))
         if pool:
             pool.submit(self._answer, answer, wanted)
+        else:  # a model on this machine gains nothing from threads
+            self._answer(answer, wanted)
 
     def _answer(self, answer: Future[list[Outcome]], texts: Sequence[str]) -> None:
         try:
@@ -248,26 +250,6 @@ class Filling:
         elif claims:
             time.sleep(0.2)
         return bool(claims)
-
-
-class _Inline(Future[list[Outcome]]):
-    """An answer that is worked out by whoever wants it: a model on this machine gains nothing from threads."""
-
-    def __init__(self, compute: Callable[[], list[Outcome]]) -> None:
-        super().__init__()
-        self._compute: Callable[[], list[Outcome]] | None = compute
-
-    def result(self, timeout: float | None = None) -> list[Outcome]:
-        """What `compute` returns or raises; only asked for once, since nothing is paid for."""
-        if self._compute is None:
-            return super().result(0)
-        compute, self._compute = self._compute, None
-        try:
-            self.set_result(compute())
-        except BaseException as error:
-            self.set_exception(error)
-            raise
-        return super().result(timeout)
 
 
 PENDING = "embedding is null and error is null"

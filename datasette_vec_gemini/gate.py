@@ -77,9 +77,7 @@ class Gate:
                 if self.mode == "cached":
                     raise GateClosed("only texts that were embedded before are known here: sql_embedding is cached")
                 if not self._queueing:
-                    if self._passing is not None or (
-                        self._latest and embedder.is_asked(self._latest[2], task=self._latest[1])
-                    ):
+                    if self._passing is not None or self._is_late(embedder):
                         raise GateClosed("another new text is being embedded: ask again in a moment")
                     self._passing = self._latest = question
         left = max(0.05, until - time.monotonic())
@@ -115,7 +113,7 @@ class Gate:
                 self._passed.popleft()
             if len(self._passed) >= self._texts_per_minute:
                 raise GateClosed(
-                    f"{self._texts_per_minute:,} new texts a minute are embedded here (sql_texts_per_minute): wait a "
-                    "minute, or make an index to embed a whole column"
+                    f"{self._texts_per_minute:,} new texts a minute are embedded here: wait a minute, or make an index "
+                    "to embed a whole column"
                 )
             self._passed.append(now)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from . import checking, embedders, evaluating, indexing
-from .budget import PRICES_AS_OF, dollars, ledger_of, price, today
+from .budget import dollars, ledger_of, today
 from .domain import Embedder, Estimate, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
 from .errors import (
@@ -25,7 +25,7 @@ from .errors import (
     ServiceUnavailable,
     VecError,
 )
-from .estimating import estimate
+from .estimating import estimate, reckon
 from .filling import FAILED, PENDING
 from .paid import PaidEmbedder
 from .printing import confirm, is_terminal, print_aside, print_report, progress_bars, spelled_cost
@@ -278,19 +278,9 @@ def evaluate(
     if not isinstance(model, PaidEmbedder) or not judged:
         return evaluating.evaluate(conn, chosen, queries, judgements)
     questions = sorted({Query(text).text for text in judged})
-    tokens = model.count_tokens(questions)
-    limits = model.access
-    expected = Estimate(
-        index=chosen.name,
-        embedder=model.name,
-        rows=len(questions),
-        chunks=len(questions),
-        tokens=tokens,
-        usd=tokens * price(model.budget.model),
-        minutes=max(len(questions) / limits.texts_per_minute, tokens / limits.tokens_per_minute),
-        prices_as_of=PRICES_AS_OF,
-    )
-    consent.approve(expected, what=f"{len(questions):,} questions to embed", otherwise="nothing was asked")
+    count = len(questions)
+    expected = reckon(chosen, model, rows=count, chunks=count, tokens=model.count_tokens(questions))
+    consent.approve(expected, what=f"{count:,} questions to embed", otherwise="nothing was asked")
     model = model.charged_to(ledger_of(conn), max_usd=consent.left_usd, bulk=True)
     try:
         return evaluating.evaluate(conn, chosen, queries, judgements, embedder=model)
