@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from datasette.app import Datasette
 from fakes import Recorder
@@ -34,6 +35,17 @@ def write(path) -> Callable[[str], None]:
         subprocess.run([sys.executable, "-c", program, str(path), script], check=True, env=environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def one_certificate(tmp_path_factory) -> Iterator[None]:
+    """To read all of the world's certificates takes most of a client's time, and they are of no use to a fake."""
+    file = tmp_path_factory.mktemp("certificates") / "one.pem"
+    text = Path(certifi.where()).read_text()
+    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from contextlib import closing
-from pathlib import Path
 
-import certifi
 import pytest
 from fake_gemini import KEY, FakeGemini
 from hypothesis import given, settings
@@ -22,21 +20,10 @@ from datasette_vec_gemini.gate import Gate
 from datasette_vec_gemini.store import registry, usage
 from datasette_vec_gemini.store.usage import Usage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_certificate")]
 
 MODEL = "gemini-embedding-2"
 _numbers = iter(range(10**9))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory):
-    """To read all of the world's certificates takes most of a client's time, and they are of no use here."""
-    file = tmp_path_factory.mktemp("certificates") / "one.pem"
-    text = Path(certifi.where()).read_text()
-    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
 
 
 def fresh(**limits) -> Access:

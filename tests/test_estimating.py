@@ -1,9 +1,7 @@
 """The estimate is what the run then takes: chunks exactly, tokens and dollars never less than what is charged."""
 
 import re
-from pathlib import Path
 
-import certifi
 import pytest
 from fake_gemini import KEY, FakeGemini
 from hypothesis import given, settings
@@ -14,20 +12,9 @@ from datasette_vec_gemini.budget import PRICES, PRICES_AS_OF
 from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.errors import ConfirmationNeeded
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_certificate")]
 
 WORDS = re.findall(r"\w+", "the quick brown fox jumps over a lazy dog while seven wizards quietly boil parsnips")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory):
-    """To read all of the world's certificates takes most of a client's time, and they are of no use here."""
-    file = tmp_path_factory.mktemp("certificates") / "one.pem"
-    text = Path(certifi.where()).read_text()
-    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 
-import certifi
 import numpy as np
 import pytest
 from fake_gemini import KEY, FakeGemini
@@ -32,21 +30,10 @@ from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.errors import BudgetReached, ConfirmationNeeded, IndexNotFound
 from datasette_vec_gemini.vectors import unpack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_certificate")]
 
 PREFIX = "title: none | text: "
 ROWS = 500
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory):
-    """To read all of the world's certificates takes most of a client's time, and they are of no use here."""
-    file = tmp_path_factory.mktemp("certificates") / "one.pem"
-    text = Path(certifi.where()).read_text()
-    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """What goes over the wire to Google and what is made of the answer: the real SDK against a fake of the service."""
 
 import json
-from pathlib import Path
 
-import certifi
 import numpy as np
 import pytest
 from fake_gemini import KEY, FakeGemini
@@ -13,20 +11,11 @@ from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.embedders.service import TASKS
 from datasette_vec_gemini.errors import EmbedderUnavailable, EmbeddingFailed, UnknownEmbedder
 
+pytestmark = pytest.mark.usefixtures("one_certificate")
+
 ONE = "gemini:gemini-embedding-001"
 PREFIX = "title: none | text: "
 MODELS = "gemini-embedding-2, gemini-embedding-001"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory):
-    """To read all of the world's certificates takes most of a client's time, and they are of no use here."""
-    file = tmp_path_factory.mktemp("certificates") / "one.pem"
-    text = Path(certifi.where()).read_text()
-    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
 
 
 @pytest.fixture

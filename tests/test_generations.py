@@ -6,9 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from pathlib import Path
 
-import certifi
 import pytest
 from fake_gemini import KEY, FakeGemini
 
@@ -32,22 +30,11 @@ from datasette_vec_gemini.store import registry
 from datasette_vec_gemini.store.transactions import database
 from datasette_vec_gemini.vectors import unpack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_certificate")]
 
 TWO, SHORT, ONE = "gemini", "gemini:gemini-embedding-2@256", "gemini:gemini-embedding-001"
 PREFIX = "title: none | text: "
 ROWS = 250
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory):
-    """To read all of the world's certificates takes most of a client's time, and they are of no use here."""
-    file = tmp_path_factory.mktemp("certificates") / "one.pem"
-    text = Path(certifi.where()).read_text()
-    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
 
 
 @pytest.fixture
