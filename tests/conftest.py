@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,28 @@ def one_certificate(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(file))
         yield
+
+
+@pytest.fixture
+def service_account(fake, tmp_path, monkeypatch) -> None:
+    """Google's application default credentials: a service account whose tokens come from the module's `fake`."""
+    rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "project_id": "p",
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "client_email": "robot@p.iam.gserviceaccount.com",
+        "client_id": "1",
+        "token_uri": f"{fake.url}/token",
+    }
+    path = tmp_path / "account.json"
+    path.write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
 
 
 @pytest.fixture

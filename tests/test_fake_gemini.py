@@ -496,25 +496,8 @@ def test_an_unknown_path_is_a_page(fake):
 
 
 @pytest.fixture
-def vertex(fake, tmp_path, monkeypatch):
+def vertex(fake, service_account):
     """The SDK with a service account whose tokens come from the fake."""
-    rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
-    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    account = {
-        "type": "service_account",
-        "project_id": "p",
-        "private_key_id": "1",
-        "private_key": pem.decode(),
-        "client_email": "robot@p.iam.gserviceaccount.com",
-        "client_id": "1",
-        "token_uri": f"{fake.url}/token",
-    }
-    path = tmp_path / "account.json"
-    path.write_text(json.dumps(account))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
     return genai.Client(vertexai=True, project="p", location="us-central1", http_options=options(fake, timeout=5000))
 
 

@@ -270,24 +270,7 @@ def test_without_a_key_local_is_named(fake):
     assert fake.requests == []
 
 
-def test_vertex_is_asked_by_project_and_location_with_a_service_account(fake, tmp_path, monkeypatch):
-    rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
-    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    account = {
-        "type": "service_account",
-        "project_id": "p",
-        "private_key_id": "1",
-        "private_key": pem.decode(),
-        "client_email": "robot@p.iam.gserviceaccount.com",
-        "client_id": "1",
-        "token_uri": f"{fake.url}/token",
-    }
-    file = tmp_path / "account.json"
-    file.write_text(json.dumps(account))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+def test_vertex_is_asked_by_project_and_location_with_a_service_account(fake, monkeypatch, service_account):
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     for location, spelled in (("us-central1", "us-central1"), (None, "global")):
         fake.requests.clear()
