@@ -1,7 +1,6 @@
-"""What paid embeddings may cost: prices, the day's account of a key, and the budget of one run.
+"""What paid embeddings may cost: prices, and the budget of one run or search.
 
-Every request is reserved before it is sent, by an estimate of its tokens, and settled by what was used. What was used
-lies in memory until it is written to the ledger of the database that it was used for.
+Every request is reserved before it is sent, by an estimate of its tokens, and settled by what was used.
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ import atexit
 import logging
 import math
 import threading
-from collections import Counter, defaultdict
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 from .access import Access
+from .account import Purpose, account, accounts
 from .driver import sqlite3
 from .errors import BudgetReached, InvalidSetting, QuotaReached
-from .limiting import Limiter, Permit
+from .limiting import Permit
 from .store import registry, usage
 from .store.transactions import transaction
 from .store.usage import Usage
@@ -32,6 +32,7 @@ PRICES = {"gemini-embedding-2": 0.20, "gemini-embedding-001": 0.15}
 SEARCH_DAILY_USD = 1.00
 """The daily cap of searches where none is set."""
 
+_NOTHING = Usage()
 _log = logging.getLogger("datasette_vec_gemini")
 
 
@@ -46,91 +47,13 @@ def dollars(usd: float) -> str:
     return f"${usd:,.{decimals}f}"
 
 
-_Waiting = dict[tuple[str, str, str], Usage]
-"""(ledger, day, model) -> what was used and is not written there yet."""
-
-
-def today() -> str:
-    """The day of the ledger, in UTC."""
-    return datetime.now(UTC).date().isoformat()
-
-
-class Account:
-    """What one key has used today, as far as this process can know, and its rate limits. Shared by all threads.
-
-    `unwritten` is what no ledger has yet, `under_way` what is asked for just now, `searched` the dollars of
-    searches by day.
-    """
-
-    def __init__(self, access: Access, *, day: Callable[[], str] = today) -> None:
-        self.limiter = Limiter(texts=access.texts_per_minute, tokens=access.tokens_per_minute)
-        self.lock = threading.Lock()
-        self.reserved = Usage()
-        self.day = day
-        self._ledgers: dict[tuple[str, str], dict[str, Usage]] = {}
-        self.unwritten: _Waiting = {}
-        self._being_written: list[_Waiting] = []
-        self.searched: dict[str, float] = defaultdict(float)
-        self.under_way: dict[int, tuple[str, str, Usage]] = {}
-
-    def used(self) -> Usage:
-        """The day's sum over the ledgers that were read, and over what is not written yet. The caller has the lock."""
-        day = self.day()
-        written = (u for (_, of), models in self._ledgers.items() if of == day for u in models.values())
-        waiting = (u for some in (self.unwritten, *self._being_written) for (_, of, _), u in some.items() if of == day)
-        return sum([*written, *waiting], Usage())
-
-    def note(self, ledger: str, model: str, used: Usage) -> None:
-        """Keep what was used until it is written. The caller has the lock."""
-        key = (ledger, self.day(), model)
-        self.unwritten[key] = self.unwritten.get(key, Usage()) + used
-
-    def read(self, ledger: str, conn: sqlite3.Connection) -> None:
-        """Take over the day's rows of a ledger, to which other processes write too; none to one in memory."""
-        if not ledger:  # any number of databases, each with a part of what is known here already
-            return
-        day = self.day()
-        rows = usage.of_day(conn, day)
-        with self.lock:
-            self._ledgers[ledger, day] = rows
-
-    @contextmanager
-    def settling(self, ledger: str) -> Iterator[list[tuple[str, str, Usage]]]:
-        """Hand over what was used for a ledger, to be written and committed in the block; if it fails, take it back."""
-        with self.lock:
-            taken = {key: self.unwritten.pop(key) for key in list(self.unwritten) if key[0] == ledger}
-            self._being_written.append(taken)  # it counts all the while
-        try:
-            yield [(day, model, used) for (_, day, model), used in taken.items()]
-        except BaseException:
-            with self.lock:
-                self._being_written = [some for some in self._being_written if some is not taken]
-                for key, used in taken.items():
-                    self.unwritten[key] = self.unwritten.get(key, Usage()) + used
-            raise
-        with self.lock:
-            self._being_written = [some for some in self._being_written if some is not taken]
-            for (_, day, model), used in taken.items():
-                rows = self._ledgers.setdefault((ledger, day), {})
-                rows[model] = rows.get(model, Usage()) + used
-
-
-_accounts: dict[str, Account] = {}
-_accounts_lock = threading.Lock()
-
-
-def account(access: Access) -> Account:
-    """The one account of a key in this process."""
-    with _accounts_lock:
-        return _accounts.setdefault(access.account, Account(access))
-
-
 @dataclass(eq=False, slots=True)
 class Reservation:
-    """Dollars, texts and tokens set aside for one request."""
+    """Dollars, texts and tokens set aside for one request, on that day."""
 
     usage: Usage
     permit: Permit
+    day: str
 
 
 class Budget:
@@ -150,6 +73,7 @@ class Budget:
         self.ledger = ledger
         self.max_usd = max_usd
         self.bulk = bulk
+        self._purpose: Purpose = "bulk" if bulk else "search"
         self.daily_usd = access.daily_usd
         self.texts_per_day = access.texts_per_day
         self.spent = Usage()
@@ -163,15 +87,15 @@ class Budget:
         """
         wanted = Usage(requests=1, texts=texts, tokens=tokens, usd=tokens * price(self.model))
         with self.account.lock:
-            self._check(wanted)
-            self._set_aside(wanted, 1)
+            day = self.account.reserve(self._purpose, wanted, lambda *of_day: self._check(wanted, *of_day))
+            self._reserved_usd += wanted.usd
         try:
             permit = self.account.limiter.acquire(texts=texts, tokens=tokens, until=until, stop=self.is_stopped.is_set)
         except BaseException:
             with self.account.lock:
-                self._set_aside(wanted, -1)
+                self._release(wanted, day)
             raise
-        reservation = Reservation(usage=wanted, permit=permit)
+        reservation = Reservation(usage=wanted, permit=permit, day=day)
         with self.account.lock:
             self.account.under_way[id(reservation)] = (self.ledger, self.model, wanted)
         return reservation
@@ -183,18 +107,16 @@ class Budget:
         used = Usage(requests=1, texts=wanted.texts, tokens=tokens, usd=tokens * price(self.model))
         with self.account.lock:
             self.account.under_way.pop(id(reservation), None)
-            self._set_aside(wanted, -1)
+            self._release(wanted, reservation.day, used)
             self.account.note(self.ledger, self.model, used)
             self.spent += used
-            if not self.bulk:
-                self.account.searched[self.account.day()] += used.usd
         self.account.limiter.finish(reservation.permit, tokens=tokens)
 
     def cancel(self, reservation: Reservation) -> None:
         """The request was refused and costs nothing."""
         with self.account.lock:
             self.account.under_way.pop(id(reservation), None)
-            self._set_aside(reservation.usage, -1)
+            self._release(reservation.usage, reservation.day)
         self.account.limiter.finish(reservation.permit, counted=False)
 
     def stop(self) -> None:
@@ -202,8 +124,7 @@ class Budget:
         self.is_stopped.set()
         self.account.limiter.wake()
 
-    def _check(self, wanted: Usage) -> None:
-        used = self.account.used() + self.account.reserved
+    def _check(self, wanted: Usage, used: Usage, searched_usd: float) -> None:
         if self.texts_per_day is not None and used.texts + wanted.texts > self.texts_per_day:
             raise QuotaReached(
                 f"{used.texts:,} of {self.texts_per_day:,} texts a day (texts_per_day) are used: go on tomorrow (UTC)"
@@ -214,7 +135,7 @@ class Budget:
                 f"next request could cost {dollars(wanted.usd)}: what was embedded is kept; go on with a greater "
                 "--max-usd"
             )
-        spent, daily_usd = self._of_day(used)
+        spent, daily_usd = self._against_cap(used, searched_usd)
         if spent + wanted.usd > daily_usd:
             raise BudgetReached(
                 f"{dollars(spent)} of the {dollars(daily_usd)} a day (daily_usd) are spent, and the next "
@@ -222,26 +143,24 @@ class Budget:
                 "(DATASETTE_VEC_DAILY_USD)"
             )
 
-    def _of_day(self, used: Usage) -> tuple[float, float]:
+    def _against_cap(self, used: Usage, searched_usd: float) -> tuple[float, float]:
         """What counts against the daily cap, and that cap: where none is set, searches count among themselves only."""
         if self.daily_usd is not None:
             return used.usd, self.daily_usd
-        if self.bulk:
-            return 0.0, math.inf
-        return self.account.searched[self.account.day()] + self.account.reserved.usd, SEARCH_DAILY_USD
+        return (0.0, math.inf) if self.bulk else (searched_usd, SEARCH_DAILY_USD)
 
     def room(self) -> tuple[float, float]:
         """How many texts and tokens the caps leave for the next request."""
         with self.account.lock:
-            used = self.account.used() + self.account.reserved
-            spent, daily_usd = self._of_day(used)
+            used, searched_usd = self.account.of_day()
             of_run = math.inf if self.max_usd is None else self.max_usd - self.spent.usd - self._reserved_usd
+        spent, daily_usd = self._against_cap(used, searched_usd)
         texts = math.inf if self.texts_per_day is None else self.texts_per_day - used.texts
         return texts, min(daily_usd - spent, of_run) / price(self.model)
 
-    def _set_aside(self, wanted: Usage, sign: int) -> None:
-        self.account.reserved += wanted * sign
-        self._reserved_usd += wanted.usd * sign
+    def _release(self, wanted: Usage, day: str, used: Usage = _NOTHING) -> None:
+        self.account.release(self._purpose, day, wanted, used=used)
+        self._reserved_usd -= wanted.usd
 
     def read_ledger(self) -> None:
         """Learn what the day's rows of the ledger say; one that cannot be read says nothing."""
@@ -273,7 +192,7 @@ class Budget:
     def _say_once(self) -> None:
         _told[self.ledger] += 1
         if _told[self.ledger] == 1:
-            name = Path(self.ledger).name or "a database in memory"
+            name = Path(self.ledger).name or "a database in memory, or served as immutable,"
             _log.warning("spending is counted in memory only: %s has no ledger that can be written now", name)
 
 
@@ -297,7 +216,10 @@ def _opened(ledger: str, mode: str) -> sqlite3.Connection:
 @atexit.register
 def _write_what_is_left() -> None:
     """At the end of the process, write down what is not written; what nobody waits for may be billed all the same."""
-    for each in list(_accounts.values()):
+    for each in accounts():
+        until = time.monotonic() + 5.0
+        while each.is_being_written and time.monotonic() < until:
+            time.sleep(0.01)
         with each.lock:
             for ledger, model, wanted in each.under_way.values():
                 each.note(ledger, model, wanted)

@@ -133,11 +133,13 @@ def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool, yes: bool, m
     with closing(connect(db)) as conn:
         chosen = _chosen(conn, indexes)
         if watch:
-            consent.require_cap(chosen)
-        reports, errors = spending.sync_all(conn, chosen, consent, full=full)
-        while watch and not errors:
-            time.sleep(1)
-            errors = spending.watch_once(conn, _chosen(conn, indexes), consent)
+            reports: list[SyncReport] = []
+            errors = spending.watch_once(conn, chosen, consent, full=full, is_quiet=False)
+            while not errors:
+                time.sleep(1)
+                errors = spending.watch_once(conn, _chosen(conn, indexes), consent)
+        else:
+            reports, errors = spending.sync_all(conn, chosen, consent, full=full)
         _finish(*reports, errors=errors)
 
 

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from . import embedders
+from . import embedders, state
 from .access import Access
 from .budget import SEARCH_DAILY_USD
 from .connection import connect
 from .driver import sqlite3
 from .embedders.remote import RemoteEmbedder
 from .errors import InvalidSetting, VecError
+
+SHOWN = 5
+"""Of the errors that SQL could not show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +30,10 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Try Python, SQLite, sqlite-vec, FTS5, the local model and Gemini: changes and costs nothing."""
+    """Try Python, SQLite, sqlite-vec, FTS5, the local model and Gemini: changes and costs nothing.
+
+    The last errors that SQL functions and pages of this user's sites and programs had are told too.
+    """
     yield Finding(what="Python", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in ("datasette", "sqlite-utils", "sqlite-vec", "google-genai"):
         yield Finding(what=package, found=_version(package))
@@ -38,6 +44,8 @@ def examine() -> Iterator[Finding]:
     yield _examine_vec()
     yield _examine_local()
     yield from _examine_gemini()
+    for at, message in state.shared().errors()[:SHOWN]:
+        yield Finding(what="not embedded", found=f"{at}: {message}")
 
 
 def _examine_fts5() -> Finding:

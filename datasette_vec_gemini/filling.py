@@ -1,20 +1,22 @@
 """The second stage of a sync: pending chunks are claimed, embedded with no transaction open, and given their vectors.
 
-A paid model is asked for several batches at a time, on threads that never see the database; what an interrupted run has
-paid for is written before it ends.
+A paid model is asked for several batches at a time, on threads that never see the database and that may be left behind;
+what an interrupted run has paid for is written before it ends.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 from uuid import uuid4
 
 import numpy as np
@@ -34,9 +36,20 @@ LEASE_SECONDS = 300.0
 ATTEMPTS = 3
 """A chunk that the model refused is tried again by so many syncs; `full` starts to count anew."""
 RESCUE_SECONDS = 10.0
-"""How long an interrupted run waits for answers that are paid for."""
+"""How long a run that failed waits for answers that are paid for."""
+INTERRUPTED_SECONDS = 1.0
+"""The same where somebody at the keyboard waits for its end."""
+ABANDON_SECONDS = 0.5
+"""How long threads that wait for nothing any more may take to hand over what they have."""
 
 Outcome = Vector | str | None
+
+
+@runtime_checkable
+class _Abandonable(Protocol):
+    """An embedder that can let its callers go with what they have, though the service has not answered."""
+
+    def abandon(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +85,12 @@ class Filling:
         """Give every pending chunk its vector or the reason why it has none. Raises EmbedderError, IndexNotFound."""
         total, done = reading.count_chunks(self.conn, self.index, only=PENDING), 0
         most = self._paid.concurrency if self._paid else 1
-        pool = ThreadPoolExecutor(most) if self._paid and total else None
         _running.add(self.owner)
         try:
             while total:
                 # The first batch goes alone: a bad key or a missing model is found out by one call.
                 while len(self._flights) < (most if done else 1) and (batch := self._claim()):
-                    self._begin(batch, pool)
+                    self._begin(batch)
                 if self._flights:
                     size = len(self._flights[0].batch)
                     self._finish(self._awaited(self._flights[0]))
@@ -92,7 +104,7 @@ class Filling:
             if isinstance(error, sqlite3.OperationalError):  # of an index that was dropped the tables are missing
                 with suppress(sqlite3.Error):
                     registry.reread(self.conn, self.index)
-            self._rescue()
+            self._rescue(RESCUE_SECONDS if isinstance(error, Exception) else INTERRUPTED_SECONDS)
             raise
         finally:
             _running.discard(self.owner)
@@ -100,8 +112,6 @@ class Filling:
                 self._paid.budget.stop()  # who is still under way, for an index that is gone, tries nothing again
                 with suppress(sqlite3.Error), self._paid.budget.settling(self.conn):
                     pass
-            if pool:
-                pool.shutdown(wait=False, cancel_futures=True)
         self.failed = reading.count_chunks(self.conn, self.index, only=FAILED)
         self.pending = reading.count_chunks(self.conn, self.index, only=PENDING)
 
@@ -112,7 +122,7 @@ class Filling:
                 self.conn, self.index, owner=self.owner, limit=limit, now=now, until=now + LEASE_SECONDS
             )
 
-    def _begin(self, batch: Sequence[Claimed], pool: ThreadPoolExecutor | None) -> None:
+    def _begin(self, batch: Sequence[Claimed]) -> None:
         """Ask the model for the texts whose vector is neither owned nor asked for already."""
         blobs = self._owned(batch)
         asked = {key for flight in self._flights for key in flight.texts}
@@ -121,8 +131,8 @@ class Filling:
         answer: Future[list[Outcome]] = Future()
         # Before it is sent: an interruption in between must find it.
         self._flights.append(_Flight(batch, blobs, texts, answer))
-        if pool:
-            pool.submit(self._answer, answer, wanted)
+        if self._paid:
+            threading.Thread(target=self._answer, args=(answer, wanted), name="vec-filling", daemon=True).start()
         else:  # a model on this machine gains nothing from threads
             self._answer(answer, wanted)
 
@@ -215,22 +225,19 @@ class Filling:
             self.index = registry.reread(self.conn, self.index)
             yield
 
-    def _rescue(self) -> None:
-        """Write what the batches under way have come to, ask nothing more, and give the others' claims back."""
+    def _rescue(self, seconds: float) -> None:
+        """Ask nothing more, write what the batches under way come to within this time, and give their claims back."""
         if self._paid:
             self._paid.budget.stop()
+            answers = [flight.answer for flight in self._flights]
+            if wait(answers, seconds).not_done and isinstance(self._paid, _Abandonable):
+                self._paid.abandon()
+                wait(answers, ABANDON_SECONDS)
         # A second failure, of the disk perhaps, must not hide the first.
         with suppress(sqlite3.Error, IndexNotFound):
             while self._flights:
                 flight = self._flights[0]
-                outcomes: Sequence[Outcome] | None = None
-                try:
-                    outcomes = flight.answer.result(RESCUE_SECONDS)
-                except EmbedderError as error:
-                    outcomes = error.outcomes
-                except Exception:  # noqa: BLE001 - the first failure is the one that is told
-                    outcomes = None
-                self._finish(outcomes or [None] * len(flight.texts))
+                self._finish(_rescued(flight.answer) or [None] * len(flight.texts))
         with suppress(sqlite3.Error), transaction(self.conn):
             writing.release(self.conn, self.index, [self.owner])
 
@@ -260,6 +267,16 @@ def is_cut(model: Index | Embedder, *, of: Index) -> bool:
     """Whether an embedder, or an index of it, has the vectors of another index's model with fewer dimensions."""
     shorter = of.fingerprint.replace(f"@{of.dimensions}", f"@{model.dimensions}", 1)
     return of.dimensions > model.dimensions and shorter == model.fingerprint
+
+
+def _rescued(answer: Future[list[Outcome]]) -> Sequence[Outcome] | None:
+    """What there is of an answer, even of one that failed."""
+    if not answer.done():
+        return None
+    error = answer.exception()
+    if error is None:
+        return answer.result()
+    return error.outcomes if isinstance(error, EmbedderError) else None
 
 
 def _host() -> str:

@@ -11,18 +11,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
+from . import state
 from .errors import GateClosed, VecError
 from .paid import PaidEmbedder
+from .state import ERRORS_KEPT
 from .vectors import Vector
 
 SqlEmbedding = Literal["auto", "on", "cached", "off"]
 SQL_EMBEDDING: tuple[SqlEmbedding, ...] = get_args(SqlEmbedding)
 TEXTS_PER_MINUTE = 10
 SQL_SECONDS = 1.0
-ERRORS_KEPT = 20
 
 _log = logging.getLogger("datasette_vec_gemini")
 
@@ -31,8 +33,8 @@ class Gate:
     """Lets known texts through, and new ones one at a time, so many a minute, for those who may.
 
     `mode` is `on` (everybody may), `auto` (whom `may_embed` allows), `cached` (only what was embedded before) or `off`.
-    A second new text while one is under way is refused at once unless `queueing`. `errors` keeps the last reasons with
-    their time, because SQLite's drivers hide what is raised in a function.
+    A second new text while one is under way is refused at once unless `queueing`; who asks the same waits in any case.
+    `errors` keeps the last reasons, each once, with their time: SQLite's drivers hide what is raised in a function.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Gate:
         self._may_embed = may_embed
         self._clock = clock
         self._changed = threading.Condition()
-        self._passing: tuple[str, str, str] | None = None
+        self._passing: set[tuple[str, str, str]] = set()
         self._latest: tuple[str, str, str] | None = None
         self._passed: deque[float] = deque()
 
@@ -68,7 +70,7 @@ class Gate:
         question = (embedder.name, task, text)
         until = time.monotonic() + timeout_seconds
         with self._changed:
-            self._changed.wait_for(lambda: self._passing != question, timeout_seconds)
+            self._changed.wait_for(lambda: question not in self._passing, timeout_seconds)
             known = embedder.known_query(text, task=task)
             if known is not None:
                 return known
@@ -76,10 +78,10 @@ class Gate:
             if not is_under_way:
                 if self.mode == "cached":
                     raise GateClosed("only texts that were embedded before are known here: sql_embedding is cached")
-                if not self._queueing:
-                    if self._passing is not None or self._is_late(embedder):
-                        raise GateClosed("another new text is being embedded: ask again in a moment")
-                    self._passing = self._latest = question
+                if not self._queueing and (self._passing or self._is_late(embedder)):
+                    raise GateClosed("another new text is being embedded: ask again in a moment")
+                self._passing.add(question)
+                self._latest = question
         left = max(0.05, until - time.monotonic())
         if is_under_way:  # somebody who may has asked it, and may have given up waiting
             return embedder.embed_query(text, task=task, timeout_seconds=left)
@@ -93,7 +95,7 @@ class Gate:
             return embedder.embed_query(text, task=task, timeout_seconds=left)
         finally:
             with self._changed:
-                self._passing = None
+                self._passing.discard(question)
                 self._changed.notify_all()
 
     def _is_late(self, embedder: PaidEmbedder) -> bool:
@@ -101,10 +103,16 @@ class Gate:
         return self._latest is not None and embedder.is_asked(self._latest[2], task=self._latest[1])
 
     def note(self, error: VecError) -> None:
-        """Keep an error for those who cannot see it, and write each new one to the log."""
-        if not any(message == str(error) for _, message in self.errors):
-            _log.warning("A text was not embedded: %s", error)
-        self.errors.append((datetime.now(UTC).isoformat(timespec="seconds"), str(error)))
+        """Keep an error for those who cannot see it, and write each new one to the log and to the user's state."""
+        at, message = datetime.now(UTC).isoformat(timespec="seconds"), str(error)
+        known = [entry for entry in list(self.errors) if entry[1] == message]
+        for entry in known:
+            with suppress(ValueError):  # another thread was faster
+                self.errors.remove(entry)
+        self.errors.append((at, message))
+        if not known:
+            _log.warning("A text was not embedded: %s", message)
+            state.shared().note(message, at)
 
     def _count(self) -> None:
         with self._changed:

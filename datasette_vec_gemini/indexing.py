@@ -111,7 +111,7 @@ def rebuild(
             with transaction(conn):
                 if begun:
                     writing.drop(conn, begun)
-                _drop_retired(conn, index, keep_old=keep_old)
+                _drop_retired(conn, index, keep_old=keep_old, besides=index)
                 writing.rebuild_fts(conn, index)
                 writing.rebuild_codes(conn, index)
             return index, sync(conn, index, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress)
@@ -123,11 +123,11 @@ def rebuild(
             return index, report
         with transaction(conn):
             successor = registry.reread(conn, successor)
+            _drop_retired(conn, index, keep_old=keep_old, besides=successor)
             if keep_old:
                 writing.retire(conn, registry.reread(conn, index))
             else:
                 writing.drop(conn, registry.reread(conn, index))
-            _drop_retired(conn, index, keep_old=keep_old)
             registry.update(conn, successor, state="active")
             writing.replace_view(conn, successor)
         return registry.find(conn, index.name), report
@@ -150,9 +150,11 @@ def drop(conn: sqlite3.Connection, index: Index, *, vec0_only: bool = False) -> 
                     writing.drop(conn, generation)
 
 
-def _drop_retired(conn: sqlite3.Connection, index: Index, *, keep_old: bool) -> None:
+def _drop_retired(conn: sqlite3.Connection, index: Index, *, keep_old: bool, besides: Index) -> None:
+    """Drop the generations that were kept, or only those whose vectors these two have as well."""
     for generation in registry.generations(conn, index.name):
-        if generation.state == "retired" and not keep_old:
+        is_double = generation.fingerprint in {index.fingerprint, besides.fingerprint}
+        if generation.state == "retired" and (is_double or not keep_old):
             writing.drop(conn, generation)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from . import checking, embedders, evaluating, indexing
-from .budget import dollars, ledger_of, today
+from .account import today
+from .budget import dollars, ledger_of
 from .domain import Embedder, Estimate, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
 from .errors import (
@@ -214,12 +215,14 @@ def verify(conn: sqlite3.Connection, chosen: Index, consent: Consent, *, repair:
         return checking.verify(conn, chosen, repair=repair, max_usd=consent.left_usd, approve=approve)
 
 
-def watch_once(conn: sqlite3.Connection, chosen: Sequence[Index], consent: Consent) -> list[VecError]:
-    """One look for changes: silent when there are none, and patient with what may be over in a moment."""
+def watch_once(
+    conn: sqlite3.Connection, chosen: Sequence[Index], consent: Consent, *, full: bool = False, is_quiet: bool = True
+) -> list[VecError]:
+    """One look for changes: patient with what may be over in a moment, and silent when there are none."""
     consent.require_cap(chosen)
     consent.stopped_by = None
     try:
-        _, errors = sync_all(conn, chosen, consent, is_quiet=True)
+        _, errors = sync_all(conn, chosen, consent, full=full, is_quiet=is_quiet)
     except DatabaseUnavailable as error:
         errors = [error]
     for each in errors:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import certifi
@@ -11,7 +12,27 @@ from datasette.app import Datasette
 from fakes import Recorder
 from sqlite_utils.db import quote_identifier
 
-from datasette_vec_gemini import connect, create_index, sqlite3
+from datasette_vec_gemini import connect, create_index, sqlite3, state
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _user(tmp_path_factory) -> Iterator[Path]:
+    """The state of the user who runs the tests stays as it is."""
+    directory = tmp_path_factory.mktemp("user")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATASETTE_VEC_STATE_DIR", str(directory))
+        yield directory
+
+
+@pytest.fixture(autouse=True)
+def state_dir(_user, monkeypatch) -> Iterator[Path]:
+    """A user who has spent nothing today."""
+    directory = _user / str(next(_numbers))
+    monkeypatch.setenv("DATASETTE_VEC_STATE_DIR", str(directory))
+    yield directory
+    state.shared().close()
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class _Answer:
     body: bytes
     content_type: str = "application/json; charset=UTF-8"
     location: str | None = None
-    manner: Literal["plain", "drip", "drop", "drop-mid", "hang"] = "plain"
+    manner: Literal["plain", "drip", "drip-head", "drop", "drop-mid", "hang"] = "plain"
 
 
 class _Refused(Exception):
@@ -323,6 +323,7 @@ _SPOILED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 _REFUSALS: dict[str, Callable[[re.Match[str]], _Refused]] = {
     "429-bare": lambda route: _Refused(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
     "429-limit-0": lambda route: _Violation("Minute", 0).refusal(route["model"], wait=0.3),
+    "400": lambda route: _invalid("Request contains an invalid argument."),
     "400-key": lambda route: _bad_key(),
     "401": lambda route: _unauthenticated("ACCESS_TOKEN_TYPE_UNSUPPORTED"),
     "403": lambda route: _forbidden(),
@@ -346,6 +347,7 @@ _UNSENT: dict[str, _Answer] = {
 }
 _RESENT: dict[str, Callable[[_Answer], _Answer]] = {
     "drip": lambda answer: replace(answer, manner="drip"),
+    "drip-head": lambda answer: replace(answer, manner="drip-head"),
     "drop-mid": lambda answer: replace(answer, manner="drop-mid"),
     "truncated": lambda answer: replace(answer, body=answer.body[: len(answer.body) // 2]),
     "malformed": lambda answer: replace(answer, body=b'{"embeddings": [ }, not JSON'),
@@ -481,12 +483,14 @@ class _Handler(BaseHTTPRequestHandler):
         if manner == "plain":
             self.wfile.write(head + answer.body)
             return
-        self.wfile.write(head)
-        for place in range(len(answer.body)):
+        at_once = len(head) if manner == "drip" else 0
+        answered = head + answer.body
+        self.wfile.write(answered[:at_once])
+        for place in range(at_once, len(answered)):
             if fake.closing.wait(0.2):
                 self.close_connection = True
                 return
-            self.wfile.write(answer.body[place : place + 1])
+            self.wfile.write(answered[place : place + 1])
 
 
 class _Server(ThreadingHTTPServer):
@@ -752,7 +756,7 @@ class FakeGemini:
         model, batch = route["model"], route["action"] == "batchEmbedContents"
         requests = self._requests(received.body, route, raw)
         if any(poison in request.text for request in requests for poison in tuple(self.poison)):
-            raise _invalid("Request contains an invalid argument.")
+            raise _REFUSALS["400"](route)
         tokens = [min(_tokens(request.text), MODELS[model]) for request in requests]
         with self._lock:
             self._spend(model, len(requests), sum(tokens))

@@ -1,5 +1,6 @@
 """Fakes that one can compute in one's head."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -41,3 +42,10 @@ class Recorder:
 
     def speaks(self, text: str) -> bool:
         return True
+
+
+def written_down() -> None:
+    """Wait until what was asked stands in the ledger, which is a moment after the answer."""
+    for thread in threading.enumerate():
+        if thread.name == "vec-question":
+            thread.join(10)

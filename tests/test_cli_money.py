@@ -11,6 +11,7 @@ import fake_gemini
 import pytest
 from click.testing import CliRunner
 from fake_gemini import FakeGemini
+from fakes import written_down
 
 from datasette_vec_gemini.cli import vec
 
@@ -112,6 +113,7 @@ def paid_texts(fake):
 
 
 def ledger(conn):
+    written_down()
     found = conn.execute("select sum(requests), sum(texts), sum(tokens), sum(usd) from _vec_usage").fetchone()
     return dict(zip(("requests", "texts", "tokens", "usd"), found, strict=True))
 
@@ -543,6 +545,23 @@ def test_a_watch_that_reaches_its_cap_ends_with_code_4(fake, filled, key, path, 
     assert not CANARY.search(first + rest + said)
     assert "2 pending" in said or "1 pending" in said
     assert ledger(filled)["usd"] <= spent + 0.00001
+
+
+def test_a_watch_that_begins_while_the_service_is_down_waits_for_it(fake, filled, key, path):
+    key.setenv("DATASETTE_VEC_PATIENCE_SECONDS", "0")
+    filled.execute("insert into docs values (1000, 'first', 'while nobody watched')")
+    filled.commit()
+    fake.faults.extend(["503", "503"])
+    program = [sys.executable, "-c", "from datasette_vec_gemini.cli import vec; vec(prog_name='vec')"]
+    arguments = ["sync", str(path), "--watch", "--max-usd", "1"]
+    with subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+        try:
+            first = watch.stdout.readline()
+        finally:
+            watch.kill()
+        _, said = watch.communicate(timeout=30)
+    assert "1 chunks embedded" in first
+    assert said.count("Trying again: ") == 2
 
 
 # doctor

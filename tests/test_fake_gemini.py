@@ -659,8 +659,9 @@ def test_a_hanging_request_times_out(fake):
     assert (fake.requests[0].fault, fake.requests[0].status) == ("hang", None)
 
 
-def test_a_dripping_answer_outlives_the_sdks_timeout(fake):
-    fake.faults.append("drip")
+@pytest.mark.parametrize("fault", ["drip", "drip-head"])
+def test_a_dripping_answer_outlives_the_sdks_timeout(fake, fault):
+    fake.faults.append(fault)
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(embed, fake, TEXTS, through=client(fake, timeout=400))
         time.sleep(1)
@@ -698,7 +699,7 @@ def test_faults_befall_embed_requests_only(fake):
     assert through.models.count_tokens(model=TWO, contents=["a"]).total_tokens == 1
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS - {"hang", "drip"}))
+@pytest.mark.parametrize("fault", sorted(FAULTS - {"hang", "drip", "drip-head"}))
 def test_every_fault_befalls_a_single_text_too(fake, fault):
     """The Vertex door and a batch of one: nothing in the fake breaks, which would be raised when it closes."""
     fake.always = fault
@@ -727,7 +728,7 @@ def test_an_unknown_fault_is_the_tests_mistake():
     assert caught.group_contains(ValueError, match="no such fault: 500-ish")
 
 
-@pytest.mark.parametrize("fault", ["hang", "drip"])
+@pytest.mark.parametrize("fault", ["hang", "drip", "drip-head"])
 def test_closing_releases_whoever_waits(fault):
     threads = threading.active_count()
     with ThreadPoolExecutor(1) as pool:

@@ -204,7 +204,7 @@ def test_who_waits_for_an_index_that_is_gone_does_not_try_again_for_minutes(conn
     with pytest.raises(IndexNotFound):
         sync(conn, index, embedder=patient, on_progress=during(1, act))
     until = time.monotonic() + 5
-    while any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+    while any(thread.name == "vec-filling" for thread in threading.enumerate()):
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -298,6 +298,41 @@ def test_a_process_interrupted_at_the_keyboard_keeps_what_was_paid_for(path, con
     assert set(stored(conn)) == set(paid(fake))
     sync(conn, index, embedder=model)
     assert set(paid(fake).values()) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_a_process_interrupted_at_a_service_that_hangs_ends_at_once_with_what_it_has(  # noqa: PLR0917 - fixtures
+    path, conn, fake, model, index, answered
+):
+    fake.latency_seconds = 0.3  # time to say what becomes of the next request
+    fake.always = None if answered else "hang"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SYNCER, str(path)], env=os.environ, stderr=subprocess.PIPE, text=True
+    )
+    under_way = 2 if answered == 2 else 1  # the first batch, of two requests, goes alone
+    until = time.monotonic() + 30
+    while len(fake.requests) < answered + under_way:
+        assert time.monotonic() < until
+        if answered and len(fake.requests) == answered:
+            fake.always = "hang"
+        time.sleep(0.01)
+    interrupted = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=90)
+    assert time.monotonic() - interrupted < 3
+    assert errors.endswith("KeyboardInterrupt\n")
+    assert set(stored(conn)) == set(paid(fake))
+    assert len(stored(conn)) == [0, 98, 99][answered]
+    assert claims(conn, index) == 0
+    # What hangs may be billed all the same.
+    spent = conn.execute("select sum(texts) from _vec_usage").fetchone()[0]
+    assert spent == sum(len(received.texts) for received in fake.requests)
+    fake.always = None
+    sync(conn, index, embedder=model)
+    assert set(paid(fake).values()) == {1}
+    assert status(conn, index).indexed == ROWS
+    assert verify(conn, index) == []
 
 
 def test_rows_edited_while_their_text_is_away_get_the_vector_of_their_new_text(conn, path, fake, model, index):

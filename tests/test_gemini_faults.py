@@ -43,7 +43,7 @@ FATAL = {
     "429-daily": QuotaReached,
     "429-limit-0": QuotaReached,
 }
-SLOW = {"hang", "drip"}
+SLOW = {"hang", "drip", "drip-head"}
 TRIED_AGAIN = {"429", "429-bare", "408", "500", "502-html", "503", "504", "drop", "drop-mid", "truncated"} | {
     "malformed",
     "html",
@@ -51,10 +51,11 @@ TRIED_AGAIN = {"429", "429-bare", "408", "500", "502-html", "503", "504", "drop"
 ONE_VECTOR = {"wrong-dims-one", "empty-values", "null-values", "nan", "infinite", "zeros"}
 DISORDER = {"reordered", "rotated", "shuffled"}
 WHOLE_ANSWER = {"wrong-dims", "too-few", "too-many", "strings", "empty-body"}
+REFUSED = {"400"}
 
 
 def test_every_fault_of_the_fake_has_its_place_here():
-    assert FATAL.keys() | SLOW | TRIED_AGAIN | ONE_VECTOR | DISORDER | WHOLE_ANSWER == FAULTS
+    assert FATAL.keys() | SLOW | TRIED_AGAIN | ONE_VECTOR | DISORDER | WHOLE_ANSWER | REFUSED == FAULTS
 
 
 class Log(logging.Handler):
@@ -277,6 +278,8 @@ def test_the_kind_of_error_says_what_to_do(faulty):
         assert type(faulty.error) is ServiceUnavailable
     elif faulty.always and faulty.fault in WHOLE_ANSWER:
         assert type(faulty.error) is EmbedderError
+    elif faulty.always and faulty.fault in REFUSED:
+        assert type(faulty.error) is EmbedderUnavailable
     elif faulty.fault not in SLOW:
         assert faulty.error is None
 
@@ -292,6 +295,8 @@ def test_the_number_of_calls_is_bounded(faulty):
     bound = {True: 8, False: 3}[faulty.always]
     if faulty.fault in DISORDER:
         bound = ROWS
+    elif faulty.fault in REFUSED:
+        bound = 1 + 14
     assert 1 <= len(faulty.requests) <= bound
 
 
@@ -321,7 +326,7 @@ def test_the_next_run_completes_the_rest_and_pays_for_nothing_that_is_stored(fau
 @of_every_run
 def test_the_ledger_counts_every_request_that_may_be_charged(faulty):
     both = [*faulty.requests, *faulty.second]
-    charged = [r for r in both if r.status == 200 or r.fault in {"hang", "drip", "drop", "drop-mid"}]
+    charged = [r for r in both if r.status == 200 or r.fault in {*SLOW, "drop", "drop-mid"}]
     assert faulty.ledger == (len(charged), sum(len(received.texts) for received in charged))
 
 
@@ -401,8 +406,51 @@ def test_a_batch_of_refused_texts_is_a_batch_of_failures(conn, fake, embedder):
     fake.poison.add("POISON")
     index = batch(conn, embedder, poisoned=range(98))
     report = sync(conn, index, embedder=embedder)
-    assert (report.embedded, report.failed, report.usd) == (0, 98, 0.0)
-    assert len(fake.requests) <= 2 * 98
+    assert (report.embedded, report.failed, report.pending) == (0, 98, 0)
+    # Now and then the witness is asked for alone, to see whether the texts are at fault.
+    assert len(fake.requests) <= 2 * 98 + fake.embedded[SENT_WITNESS]
+    assert fake.embedded == {SENT_WITNESS: 4}
+    assert conn.execute("select requests, texts from _vec_usage").fetchall() == [(4, 4)]
+
+
+@pytest.mark.parametrize("texts_per_request", [100, 3])
+def test_a_request_that_is_refused_whatever_its_text_ends_the_run_and_no_text_is_to_blame(
+    conn, fake, texts_per_request
+):
+    access = Access(api_key=KEY, base_url=fake.url, texts_per_request=texts_per_request)
+    embedder = load_embedder("gemini", access)
+    index = batch(conn, embedder)
+    fake.always = "400"
+    with pytest.raises(EmbedderUnavailable, match=r"400 INVALID_ARGUMENT.*invalid argument.*base_url.*sync again"):
+        sync(conn, index, embedder=embedder)
+    assert len(fake.requests) <= 1 + 14
+    _, indexed, pending, failed, _ = sums(conn, index)
+    assert (indexed, pending + failed) == (0, 98)
+    # Batches of fewer texts than raise a doubt are written down before it.
+    assert failed == 0 or (texts_per_request == 3 and failed < 5)
+    fake.always = None
+    sync(conn, index, embedder=embedder)
+    assert sums(conn, index) == (98, 98, 0, 0, 0)
+
+
+def test_requests_that_are_refused_from_the_middle_of_a_run_on_end_it_too(conn, fake, embedder):
+    conn.execute("create table docs (id integer primary key, body text)")
+    conn.executemany("insert into docs (body) values (?)", [(f"word{n} other{n}",) for n in range(500)])
+    conn.commit()
+    index = create_index(conn, "docs", table="docs", columns=["body"], embedder=embedder)
+
+    def refuse(progress):
+        if progress.stage == "vectors":
+            fake.always = "400"
+
+    with pytest.raises(EmbedderUnavailable, match="the request is at fault"):
+        sync(conn, index, embedder=embedder, on_progress=refuse)
+    assert sums(conn, index) == (500, 99, 401, 0, 0)
+    assert len(fake.requests) <= 2 + 3 * 14  # two batches under way
+    fake.always = None
+    sync(conn, index, embedder=embedder)
+    assert sums(conn, index) == (500, 500, 0, 0, 0)
+    assert max(n for text, n in fake.embedded.items() if text != SENT_WITNESS) == 1
 
 
 def test_a_refused_text_is_given_up_after_three_runs(conn, fake, embedder):

@@ -231,6 +231,9 @@ def test_a_kept_generation_makes_going_back_free(conn, fake, index):
     assert (fake.requests, report.embedded, made.embedder) == ([], 0, TWO)
     assert right(conn, fake)
     assert answers(conn) == (TWO, [(8,)])
+    # The vectors of each model are kept once, however often one goes back and forth.
+    assert generations(conn) == [(3, TWO, "active"), (2, ONE, "retired")]
+    assert {name for name in tables(conn) if "_docs_1_" in name} == set()
     fake.requests.clear()
     back, report = rebuild(conn, made, embedder=ONE)
     assert (fake.requests, report.embedded, back.embedder) == ([], 0, ONE)

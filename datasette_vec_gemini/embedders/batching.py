@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..errors import EmbedderError, EmbeddingFailed, InvalidVector
+from ..errors import EmbedderError, EmbedderUnavailable, EmbeddingFailed, InvalidVector
 from ..vectors import Vector
 from .service import OutOfOrder, Reply, TooMany
 
 UNUSABLE = 3
 """So many texts in a row whose answer is unusable even alone end a run: they may be paid for."""
+DOUBTFUL = 5
+"""After so many refused texts in a row it is asked whether the witness is refused too."""
 WITNESS = "This line tells whether the answers came back in order."
 """A text that goes with every batch at a random place; its vector must come back from that place."""
 SMALL_BATCH = 20
@@ -19,6 +21,8 @@ FIRST_PART = 0.382
 SAME = 0.98
 
 _dice = random.SystemRandom()
+
+Outcomes = list[Vector | str | None]
 
 
 @dataclass
@@ -34,6 +38,48 @@ class Witness:
         return 1 if self.vector is not None and texts >= SMALL_BATCH else 2
 
 
+@dataclass
+class Refusals:
+    """Texts of one run that were refused in a row; whether they are at fault, or the request, the witness tells.
+
+    One that is served clears the request for `patience` more refusals, each time twice as many.
+    """
+
+    patience: int = DOUBTFUL
+    _doubtful: list[tuple[Outcomes, int]] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """A text was served."""
+        self.patience = DOUBTFUL
+        self._doubtful = []
+
+    def add(self, outcomes: Outcomes, place: int, reason: str, *, ask_witness: Callable[[], object]) -> None:
+        """Write down why a text was refused.
+
+        Raises EmbedderUnavailable where no text is at fault, and what `ask_witness` raises; the reasons of texts in
+        doubt are taken back then.
+        """
+        outcomes[place] = reason
+        self._doubtful.append((outcomes, place))
+        if len(self._doubtful) < self.patience:
+            return
+        try:
+            ask_witness()
+        except EmbedderError as error:
+            for others, other in self._doubtful:
+                others[other] = None
+            if not isinstance(error, EmbeddingFailed):
+                raise
+            told = str(error).rstrip(".")
+            raise EmbedderUnavailable(
+                f"{len(self._doubtful)} texts in a row were refused, and so was a harmless one of ours: the request is "
+                f"at fault, and none of them is marked as failed. {told}; check the model, dimensions and base_url, "
+                "update the model's package, then sync again"
+            ) from error
+        self.patience *= 2
+        self._doubtful = []
+
+
 class Batch:
     """Texts with their `outcomes`, which are filled in: vectors of unit length, or reasons.
 
@@ -43,17 +89,19 @@ class Batch:
     def __init__(
         self,
         texts: Sequence[str],
-        outcomes: list[Vector | str | None],
+        outcomes: Outcomes,
         *,
         call: Callable[[Sequence[str]], Reply],
         check: Callable[[object], Vector],
         witness: Witness,
+        refusals: Refusals,
     ) -> None:
         self._texts = texts
         self._outcomes = outcomes
         self._call = call
         self._check = check
         self._witness = witness
+        self._refusals = refusals
         self._unusable = 0
 
     def witnesses(self, texts: int) -> int:
@@ -84,6 +132,7 @@ class Batch:
             for place, vector in zip(places, vectors, strict=True):
                 self._outcomes[place] = vector
             self._unusable = 0
+            self._refusals.forget()
         return True
 
     def _search(self, places: list[int], reason: str) -> None:
@@ -94,7 +143,7 @@ class Batch:
         98 takes at most 11 calls.
         """
         if len(places) == 1:
-            self._outcomes[places[0]] = reason
+            self._refusals.add(self._outcomes, places[0], reason, ask_witness=lambda: self._call([WITNESS]))
             return
         while len(places) > 1:
             first = max(1, round(FIRST_PART * len(places)))

@@ -49,10 +49,18 @@ class QueryCache:
         """Whether this question is being answered."""
         return question in self._asked
 
-    def answer(self, question: Hashable, compute: Callable[[], Vector], *, timeout_seconds: float) -> Vector:
+    def answer(
+        self,
+        question: Hashable,
+        compute: Callable[[], Vector],
+        *,
+        timeout_seconds: float,
+        afterwards: Callable[[], None] = lambda: None,
+    ) -> Vector:
         """The vector, from memory, from whoever asks the same just now, or from `compute`.
 
-        Raises what `compute` raises, to everyone who waits for it, and ServiceUnavailable after the time.
+        `afterwards` is called when an answer of `compute`, or its error, is with those who wait for it. Raises what
+        `compute` raises, to everyone who waits for it, and ServiceUnavailable after the time.
         """
         with self._lock:
             if question in self._vectors:
@@ -64,7 +72,9 @@ class QueryCache:
                 if len(self._asked) >= MOST_AT_ONCE:
                     raise ServiceUnavailable(f"{MOST_AT_ONCE} questions are being embedded: try again in a moment")
                 future = Future()
-                threading.Thread(target=self._run, args=(question, compute, future), daemon=True).start()
+                threading.Thread(
+                    target=self._run, args=(question, compute, future, afterwards), name="vec-question", daemon=True
+                ).start()
                 self._given_up_at[future] = time.monotonic() + LOST_SECONDS
                 self._asked[question] = future  # no sooner: there may be no thread to be had; it waits for this lock
         try:
@@ -85,7 +95,19 @@ class QueryCache:
         if self._given_up_at.pop(future, None) is not None:
             del self._asked[question]
 
-    def _run(self, question: Hashable, compute: Callable[[], Vector], future: Future[Vector]) -> None:
+    def _run(
+        self,
+        question: Hashable,
+        compute: Callable[[], Vector],
+        future: Future[Vector],
+        afterwards: Callable[[], None],
+    ) -> None:
+        try:
+            self._settle(question, compute, future)
+        finally:
+            afterwards()
+
+    def _settle(self, question: Hashable, compute: Callable[[], Vector], future: Future[Vector]) -> None:
         try:
             vector = compute()
         except BaseException as error:  # noqa: BLE001 - it is raised again by those who wait

@@ -3,7 +3,7 @@
 An index made with either serves both. Measured (0.8.6, its last): `configure` holds for the process, so each access has
 a client of its own. Left alone the SDK follows a redirect with the key, repeats a 401 twice and a 503 for a minute,
 times each piece of an answer but not the whole, and chokes on errors not shaped like Google's: its retries are off, and
-a hook judges answers first. Headers may still come slowly for ever; an answer takes three times the CPU of `gemini`.
+a hook judges answers first. An answer takes three times the CPU of `gemini`.
 """
 
 from __future__ import annotations

@@ -19,13 +19,16 @@ from ..access import Access
 from ..budget import Budget
 from ..errors import EmbedderError, EmbeddingFailed, InvalidVector, ServiceUnavailable
 from ..vectors import Vector, normalise
-from .batching import WITNESS, Batch, Witness
+from .batching import WITNESS, Batch, Refusals, Witness
 from .cached import QueryCache
+from .sending import Sending
 from .service import PREFIX_VERSION, TASKS, Model, Reply, Service, TooMany, Transient, count_tokens
 
 REQUEST_BYTES = 3_000_000
 """Of JSON in a request; Google refuses more than 4,194,304."""
 REQUEST_SECONDS = 60.0
+SLACK_SECONDS = 0.5
+"""A request is given up so long after the HTTP client's own timeout, which knows better what is wrong."""
 REFUSALS = 5
 """A batch that the quota of a minute had no room for so many times in a row may be greater than the quota is."""
 
@@ -38,6 +41,14 @@ class _Shared:
 
     queries: QueryCache = field(default_factory=QueryCache)
     witness: Witness = field(default_factory=Witness)
+
+
+@dataclass
+class _Run:
+    """What a copy has of its own: requests under way, and texts that were refused in a row."""
+
+    sending: Sending = field(default_factory=Sending)
+    refusals: Refusals = field(default_factory=Refusals)
 
 
 class RemoteEmbedder:
@@ -60,12 +71,19 @@ class RemoteEmbedder:
         self.budget = Budget(access, model.name)
         self._service = service
         self._shared = _Shared()
+        self._run = _Run()
 
     def charged_to(self, ledger: str, *, max_usd: float | None = None, bulk: bool = False) -> RemoteEmbedder:
         """The same embedder with a budget of its own; see `Budget`."""
         other = copy.copy(self)
         other.budget = Budget(self.access, self.model.name, ledger=ledger, max_usd=max_usd, bulk=bulk)
+        other._run = _Run()  # noqa: SLF001 - a copy of this one
         return other
+
+    def abandon(self) -> None:
+        """Ask nothing more and wait for nothing: a request under way is left to itself, and counted as answered."""
+        self.budget.stop()
+        self._run.sending.give_up()
 
     def require_key(self) -> None:
         """Raise EmbedderUnavailable where there is nothing to show to the service."""
@@ -114,6 +132,7 @@ class RemoteEmbedder:
             ),
             check=self.checked,
             witness=self._shared.witness if title is None else Witness(),
+            refusals=self._run.refusals,
         )
         try:
             for part in self._parts(batch, texts, [place for place, fault in enumerate(outcomes) if fault is None]):
@@ -142,7 +161,10 @@ class RemoteEmbedder:
         # Loading the SDK counts, once, but leaves the question a second.
         left = max(min(1.0, wanted), wanted - (time.monotonic() - started))
         return self._shared.queries.answer(
-            (task, text), lambda: self._compute(text, task, seconds), timeout_seconds=left
+            (task, text),
+            lambda: self._compute(text, task, seconds),
+            timeout_seconds=left,
+            afterwards=self.budget.write_ledger,
         )
 
     def known_query(self, text: str, *, task: str = "RETRIEVAL_QUERY") -> Vector | None:
@@ -160,16 +182,11 @@ class RemoteEmbedder:
 
     def _compute(self, text: str, task: str, seconds: float) -> Vector:
         self.budget.read_ledger()
-        try:
-            # Nobody waits any longer than `seconds`; what comes a little later is paid for, and kept.
-            reply = self.call(
-                [text], task=task, title=None, seconds=min(REQUEST_SECONDS, 4 * seconds), patience=seconds
-            )
-            if len(reply.vectors) != 1:
-                raise InvalidVector(f"{self.model.name} answered {len(reply.vectors)} vectors for one text")
-            return self.checked(reply.vectors[0])
-        finally:
-            self.budget.write_ledger()
+        # Nobody waits any longer than `seconds`; what comes a little later is paid for, and kept.
+        reply = self.call([text], task=task, title=None, seconds=min(REQUEST_SECONDS, 4 * seconds), patience=seconds)
+        if len(reply.vectors) != 1:
+            raise InvalidVector(f"{self.model.name} answered {len(reply.vectors)} vectors for one text")
+        return self.checked(reply.vectors[0])
 
     def _fault(self, text: str) -> str | None:
         """Why a text is not sent."""
@@ -226,19 +243,23 @@ class RemoteEmbedder:
             reraise=True,
         )
 
+        def ask() -> Reply:
+            return self._service.embed(
+                wire,
+                task=task if by_type else None,
+                title=title if by_type and task == "RETRIEVAL_DOCUMENT" else None,
+                dimensions=self.dimensions,
+                timeout_seconds=seconds,
+            )
+
         def attempt() -> Reply:
             nonlocal refusals
+            self._service.prepare()  # loading the SDK is no time of the request
             reservation = self.budget.reserve(
                 texts=len(wire), tokens=sum(map(count_tokens, wire)) + len(wire), until=until
             )
             try:
-                reply = self._service.embed(
-                    wire,
-                    task=task if by_type else None,
-                    title=title if by_type and task == "RETRIEVAL_DOCUMENT" else None,
-                    dimensions=self.dimensions,
-                    timeout_seconds=seconds,
-                )
+                reply = self._run.sending.send(ask, seconds=seconds + SLACK_SECONDS)
             except Transient as error:
                 if error.may_be_billed:
                     self.budget.settle(reservation)
@@ -251,7 +272,7 @@ class RemoteEmbedder:
                 if len(wire) > 1 and ((told and told < len(wire)) or refusals >= REFUSALS):
                     raise TooMany(f"{self.model.name} takes fewer than {len(wire)} texts at once") from None
                 raise
-            except InvalidVector:
+            except (InvalidVector, KeyboardInterrupt):  # an interruption ends the waiting, not the request
                 self.budget.settle(reservation)
                 raise
             except BaseException:

@@ -9,7 +9,8 @@ from datasette.app import Datasette
 from datasette.database import Database
 
 from .. import checking
-from ..budget import SEARCH_DAILY_USD, today
+from ..account import today
+from ..budget import SEARCH_DAILY_USD
 from ..driver import sqlite3
 from ..errors import VecError
 from ..store import usage

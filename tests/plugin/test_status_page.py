@@ -1,6 +1,7 @@
 """The status page of an index: who sees it, and what went wrong that SQL could not say."""
 
 import contextlib
+import time
 
 import pytest
 from fake_gemini import KEY, FakeGemini
@@ -22,6 +23,15 @@ def file(tmp_path, fake, monkeypatch):
     return index(tmp_path / "data.db", fake, monkeypatch)
 
 
+def used(server):
+    """What the page tells of the ledger, which is written a moment after an answer."""
+    return server.json(f"{STATUS}.json")["spending"]["used"]
+
+
+def until(condition):
+    return any(condition() or time.sleep(0.1) for _ in range(100))
+
+
 def test_it_tells_rows_model_spending_and_hidden_errors_newest_first(fake, file):
     with served(file, fake=fake) as server:
         assert server.sql("select embed_gemini('hello') is null")[0] == 200
@@ -40,8 +50,7 @@ def test_it_tells_rows_model_spending_and_hidden_errors_newest_first(fake, file)
         assert len(errors) == 3
         assert (spending["key"], spending["daily_usd"], spending["sql_embedding"]) == ("GEMINI_API_KEY", 1.0, "auto")
         assert spending["elsewhere"] == ""
-        (row,) = spending["used"]
-        assert (row["model"], row["requests"]) == ("gemini-embedding-2", 2)
+        assert until(lambda: [(row["model"], row["requests"]) for row in used(server)] == [("gemini-embedding-2", 2)])
         code, page = server.get(STATUS)
         assert code == 200
         for text in ("Status of the index docs", "that of GEMINI_API_KEY", "embed_gemini takes text", "(403"):
