@@ -67,13 +67,13 @@ class Account:
         def look(by_purpose: Mapping[str, Usage]) -> None:
             check(self._most(by_purpose), by_purpose.get("search", Usage()).usd)
 
-        state.shared().reserve(self.name, day, purpose, wanted, check=look)
+        state.shared().count(self.name, day, purpose, wanted, check=look)
         self.reserved += wanted
         return day
 
     def release(self, purpose: Purpose, day: str, wanted: Usage, *, used: Usage = _NOTHING) -> None:
         """Take back what was set aside, but for what was used of it. The caller has the lock."""
-        state.shared().add(self.name, day, purpose, used + wanted * -1)
+        state.shared().count(self.name, day, purpose, used + wanted * -1)
         self.reserved += wanted * -1
 
     def of_day(self) -> tuple[Usage, float]:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from . import state
-from .errors import GateClosed, VecError
+from .errors import EmbedderError, GateClosed, VecError
 from .paid import PaidEmbedder
 from .state import ERRORS_KEPT
 from .vectors import Vector
@@ -112,7 +112,8 @@ class Gate:
         self.errors.append((at, message))
         if not known:
             _log.warning("A text was not embedded: %s", message)
-            state.shared().note(message, at)
+            if isinstance(error, EmbedderError):  # other messages may quote what somebody has typed
+                state.shared().note(message, at)
 
     def _count(self) -> None:
         with self._changed:

@@ -122,7 +122,7 @@ def run(fault: str, path: Path, *, always: bool) -> Run:
     with FakeGemini() as fake:
         # Tried again within this time; a request that hangs is given no more than it.
         access = Access(
-            api_key=KEY, key_source="GEMINI_API_KEY", base_url=fake.url, patience_seconds=1.0 if always else 3.0
+            api_key=KEY, key_source="GEMINI_API_KEY", base_url=fake.url, patience_seconds=1.5 if always else 3.0
         )
         embedder = load_embedder("gemini", access)
         conn = filled(path)
@@ -409,11 +409,11 @@ def test_a_batch_of_refused_texts_is_a_batch_of_failures(conn, fake, embedder):
     assert (report.embedded, report.failed, report.pending) == (0, 98, 0)
     # Now and then the witness is asked for alone, to see whether the texts are at fault.
     assert len(fake.requests) <= 2 * 98 + fake.embedded[SENT_WITNESS]
-    assert fake.embedded == {SENT_WITNESS: 4}
-    assert conn.execute("select requests, texts from _vec_usage").fetchall() == [(4, 4)]
+    assert fake.embedded == {SENT_WITNESS: 5}
+    assert conn.execute("select requests, texts from _vec_usage").fetchall() == [(5, 5)]
 
 
-@pytest.mark.parametrize("texts_per_request", [100, 3])
+@pytest.mark.parametrize("texts_per_request", [100, 3, 1])
 def test_a_request_that_is_refused_whatever_its_text_ends_the_run_and_no_text_is_to_blame(
     conn, fake, texts_per_request
 ):
@@ -425,9 +425,7 @@ def test_a_request_that_is_refused_whatever_its_text_ends_the_run_and_no_text_is
         sync(conn, index, embedder=embedder)
     assert len(fake.requests) <= 1 + 14
     _, indexed, pending, failed, _ = sums(conn, index)
-    assert (indexed, pending + failed) == (0, 98)
-    # Batches of fewer texts than raise a doubt are written down before it.
-    assert failed == 0 or (texts_per_request == 3 and failed < 5)
+    assert (indexed, pending, failed) == (0, 98, 0)
     fake.always = None
     sync(conn, index, embedder=embedder)
     assert sums(conn, index) == (98, 98, 0, 0, 0)
@@ -456,7 +454,7 @@ def test_requests_that_are_refused_from_the_middle_of_a_run_on_end_it_too(conn, 
 def test_a_refused_text_is_given_up_after_three_runs(conn, fake, embedder):
     fake.poison.add("POISON")
     index = batch(conn, embedder, poisoned={5})
-    for calls in (14 + 1, 1, 1, 0):
+    for calls in (14 + 1, 1 + 1, 1 + 1, 0):  # alone it could be the request that is refused, so the witness is asked
         fake.requests.clear()
         assert sync(conn, index, embedder=embedder).failed == 1
         assert len(fake.requests) <= calls
@@ -522,6 +520,9 @@ def test_a_key_that_expires_in_the_middle_keeps_what_was_paid_for(conn, fake, em
 # Questions.
 
 
+QUERY_SECONDS = 1.5
+
+
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory) -> dict[str, tuple[float, object, list[str], int, int]]:
     """For every fault that lasts: how long a search took, its error, its notices, its hits, its calls."""
@@ -529,7 +530,8 @@ def questions(tmp_path_factory) -> dict[str, tuple[float, object, list[str], int
 
     def ask(fault):
         with FakeGemini() as fake:
-            embedder = load_embedder("gemini", Access(api_key=KEY, key_source="GEMINI_API_KEY", base_url=fake.url))
+            access = Access(api_key=KEY, key_source="GEMINI_API_KEY", base_url=fake.url, query_seconds=QUERY_SECONDS)
+            embedder = load_embedder("gemini", access)
             conn = filled(folder / f"{fault}.db")
             index = create_index(conn, "docs", table="docs", columns=["body"], embedder=embedder)
             sync(conn, index, embedder=embedder)
@@ -549,7 +551,7 @@ def questions(tmp_path_factory) -> dict[str, tuple[float, object, list[str], int
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_a_search_answers_by_words_in_time_whatever_befalls_the_service(questions, fault):
     seconds, query, notices, hits, requests = questions[fault]
-    assert seconds < 3
+    assert seconds < QUERY_SECONDS + 2  # on a machine with much else to do; alone it is a tenth of a second more
     assert (8,) in hits
     if fault in DISORDER:  # of one vector there is no other order
         assert (query.mode, notices) == ("hybrid", [])
@@ -558,4 +560,4 @@ def test_a_search_answers_by_words_in_time_whatever_befalls_the_service(question
         assert len(notices) == 1
         assert notices[0].startswith("Searched by exact words only: ")
         assert KEY not in notices[0]
-    assert len(requests) == 1 if fault in FATAL else len(requests) <= math.ceil(2.5 / 0.3)
+    assert len(requests) == 1 if fault in FATAL else len(requests) <= math.ceil(QUERY_SECONDS / 0.3)

@@ -17,7 +17,7 @@ from datasette_vec_gemini import Access, state
 from datasette_vec_gemini.account import Account, today
 from datasette_vec_gemini.budget import SEARCH_DAILY_USD, Budget, price
 from datasette_vec_gemini.cli import vec
-from datasette_vec_gemini.errors import BudgetReached, QuotaReached, ServiceUnavailable
+from datasette_vec_gemini.errors import BudgetReached, InvalidQuery, QuotaReached, ServiceUnavailable
 from datasette_vec_gemini.gate import Gate
 from datasette_vec_gemini.store.usage import Usage
 
@@ -80,8 +80,8 @@ def test_what_a_killed_process_had_asked_for_counts(tmp_path):
 
 def test_searches_of_all_processes_share_their_cap_and_runs_that_were_agreed_to_do_not_count():
     mine, others = access(), state.shared()
-    others.add(mine.account, today(), "bulk", Usage(usd=50.0))
-    others.add(mine.account, today(), "search", Usage(usd=SEARCH_DAILY_USD - 0.1))
+    others.count(mine.account, today(), "bulk", Usage(usd=50.0))
+    others.count(mine.account, today(), "search", Usage(usd=SEARCH_DAILY_USD - 0.1))
     search, run = Budget(mine, MODEL), Budget(mine, MODEL, bulk=True)
     assert search.room()[1] == pytest.approx(0.1 / price(MODEL))
     search.cancel(search.reserve(texts=1, tokens=400_000, until=soon()))
@@ -93,7 +93,7 @@ def test_searches_of_all_processes_share_their_cap_and_runs_that_were_agreed_to_
 
 def test_a_days_texts_are_counted_over_processes():
     mine = access(texts_per_day=100)
-    state.shared().add(mine.account, today(), "bulk", Usage(texts=99))
+    state.shared().count(mine.account, today(), "bulk", Usage(texts=99))
     budget = Budget(mine, MODEL)
     budget.settle(budget.reserve(texts=1, tokens=1, until=soon()))
     with pytest.raises(QuotaReached, match="100 of 100"):
@@ -143,8 +143,8 @@ def test_without_a_file_the_caps_hold_in_this_process_and_the_log_says_so_once(s
         with pytest.raises(BudgetReached):
             budget.reserve(texts=1, tokens=4_000, until=soon())
         Gate().note(ServiceUnavailable("it is down"))
-    assert [error for _, error in state.shared().errors()] == ["it is down"]
-    assert [record.message.partition(":")[0] for record in caplog.records] == [
+    assert state.shared().errors() == []
+    assert [record.message.split(" while")[0].split(":")[0] for record in caplog.records] == [
         "Daily caps hold for this process only",
         "A text was not embedded",
     ]
@@ -161,10 +161,88 @@ def test_a_file_that_can_no_longer_be_written_is_believed_and_left(state_dir, ca
     with caplog.at_level(logging.WARNING):
         first.settle(first.reserve(texts=1, tokens=1_000, until=soon()))
     assert not shared.is_shared
+    with closing(state.sqlite3.connect(state_dir / "state.db")) as other:
+        other.execute("drop trigger full")
     assert shared.used(mine.account, today())["search"].tokens == 4_000
     with pytest.raises(BudgetReached):
         first.reserve(texts=1, tokens=3_000, until=soon())
     assert len(caplog.records) == 1
+
+
+def test_what_was_counted_alone_is_added_when_the_file_can_be_used_again(state_dir, monkeypatch):
+    monkeypatch.setattr(state, "WAIT_MS", 10)
+    monkeypatch.setattr(state, "RETURN_SECONDS", 0.2)
+    mine, shared = access(), state.shared()
+    shared.count(mine.account, today(), "search", Usage(texts=1))
+    with closing(state.sqlite3.connect(state_dir / "state.db", isolation_level=None)) as other:
+        other.execute("begin immediate")
+        shared.count(mine.account, today(), "search", Usage(texts=1))
+        assert not shared.is_shared
+        shared.count(mine.account, today(), "search", Usage(texts=1))
+        other.execute("commit")
+        assert shared.used(mine.account, today())["search"].texts == 3
+        time.sleep(0.25)
+        shared.count(mine.account, today(), "search", Usage(texts=1))
+        assert shared.is_shared
+        assert other.execute("select texts from used").fetchall() == [(4,)]
+
+
+def test_a_file_that_is_damaged_while_it_is_used_resets_no_cap(state_dir):
+    mine = access()
+    search = Budget(mine, MODEL)
+    search.settle(search.reserve(texts=1, tokens=4_500_000, until=soon()))
+    open_ = search.reserve(texts=1, tokens=100_000, until=soon())
+    state.shared().close()
+    for file in state_dir.iterdir():
+        file.write_bytes(b"damaged" * 1_000)
+    search.settle(open_)
+    with pytest.raises(BudgetReached, match=r"\$0\.9200 of the \$1\.0000"):
+        search.reserve(texts=1, tokens=1_000_000, until=soon())
+
+
+def test_a_user_without_a_home_counts_alone(monkeypatch, caplog):
+    def homeless(*_, **__):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DATASETTE_VEC_STATE_DIR")
+    monkeypatch.setattr(state, "user_state_path", homeless)
+    search = Budget(access(), MODEL)
+    search.settle(search.reserve(texts=1, tokens=4_500_000, until=soon()))
+    with pytest.raises(BudgetReached):
+        search.reserve(texts=1, tokens=1_000_000, until=soon())
+    assert [record.message.partition(" while")[0] for record in caplog.records] == [
+        "Daily caps hold for this process only"
+    ]
+
+
+OPEN = """
+import sys, time
+from datasette_vec_gemini import state
+from datasette_vec_gemini.store.usage import Usage
+print("ready", flush=True)
+for line in sys.stdin:
+    shared = state.State(state.Path(line.strip()))
+    shared.count("account", "day", "search", Usage(texts=1))
+    print(shared.is_shared, flush=True)
+    shared.close()
+"""
+
+
+def test_processes_that_make_the_file_at_one_moment_all_count_in_it(tmp_path):
+    program = [sys.executable, "-c", OPEN]
+    running = [subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        assert [process.stdout.readline() for process in running] == ["ready\n"] * 3
+        for n in range(30):
+            for process in running:
+                process.stdin.write(f"{tmp_path / str(n)}\n")
+                process.stdin.flush()
+            assert [process.stdout.readline() for process in running] == ["True\n"] * 3
+            with closing(state.sqlite3.connect(tmp_path / str(n) / "state.db")) as conn:
+                assert conn.execute("select texts from used").fetchall() == [(3,)]
+    finally:
+        for process in running:
+            process.communicate(timeout=10)
 
 
 def test_only_the_user_can_read_it(state_dir):
@@ -173,16 +251,32 @@ def test_only_the_user_can_read_it(state_dir):
     assert state_dir.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_opens_it_anew():
-    mine = access()
-    state.shared().add(mine.account, today(), "search", Usage(texts=1))
+FORK = """
+import os, sys, threading
+from datasette_vec_gemini import state
+from datasette_vec_gemini.store.usage import Usage
+def count(times):
+    for _ in range(times):
+        state.shared().count("account", "day", "search", Usage(texts=1))
+thread = threading.Thread(target=count, args=[300])
+thread.start()
+children = []
+for _ in range(5):
     child = os.fork()
     if not child:
-        state.shared().add(mine.account, today(), "search", Usage(texts=1))
+        count(20)
         os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert state.shared().used(mine.account, today())["search"].texts == 2
+    children.append(child)
+thread.join()
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 5
+print(state.shared().used("account", "day")["search"].texts)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_loses_nothing_and_hangs_nowhere():
+    forking = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=False)
+    assert forking.stdout == "400\n", forking.stderr
 
 
 # Errors.
@@ -203,6 +297,13 @@ def test_one_reason_given_often_does_not_hide_the_others():
     for _ in range(50):
         gate.note(ServiceUnavailable("refused"))
     assert [error for _, error in gate.errors] == ["the model is down", "refused"]
+
+
+def test_what_somebody_has_typed_is_not_written_to_the_disk():
+    gate = Gate()
+    gate.note(InvalidQuery("task type 'patient Doe' is not known"))
+    assert len(gate.errors) == 1
+    assert state.shared().errors() == []
 
 
 def test_doctor_tells_what_sql_could_not_show(monkeypatch):

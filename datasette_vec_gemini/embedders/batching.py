@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..errors import EmbedderError, EmbedderUnavailable, EmbeddingFailed, InvalidVector
 from ..vectors import Vector
@@ -39,45 +39,23 @@ class Witness:
 
 
 @dataclass
-class Refusals:
-    """Texts of one run that were refused in a row; whether they are at fault, or the request, the witness tells.
+class Clearance:
+    """For how many refused texts of a run it is known that they are at fault, and not the request.
 
-    One that is served clears the request for `patience` more refusals, each time twice as many.
+    A witness that is served clears the request for five of them, the next one for ten and so on. A text that is served
+    proves the request too, but only for that moment: it may be spoilt later.
     """
 
-    patience: int = DOUBTFUL
-    _doubtful: list[tuple[Outcomes, int]] = field(default_factory=list)
+    left: int = 0
+    _next: int = DOUBTFUL
 
-    def forget(self) -> None:
-        """A text was served."""
-        self.patience = DOUBTFUL
-        self._doubtful = []
+    def end(self) -> None:
+        """A text was served, so that the next refusal is a new matter."""
+        self.left, self._next = 0, DOUBTFUL
 
-    def add(self, outcomes: Outcomes, place: int, reason: str, *, ask_witness: Callable[[], object]) -> None:
-        """Write down why a text was refused.
-
-        Raises EmbedderUnavailable where no text is at fault, and what `ask_witness` raises; the reasons of texts in
-        doubt are taken back then.
-        """
-        outcomes[place] = reason
-        self._doubtful.append((outcomes, place))
-        if len(self._doubtful) < self.patience:
-            return
-        try:
-            ask_witness()
-        except EmbedderError as error:
-            for others, other in self._doubtful:
-                others[other] = None
-            if not isinstance(error, EmbeddingFailed):
-                raise
-            told = str(error).rstrip(".")
-            raise EmbedderUnavailable(
-                f"{len(self._doubtful)} texts in a row were refused, and so was a harmless one of ours: the request is "
-                f"at fault, and none of them is marked as failed. {told}; check the model, dimensions and base_url, "
-                "update the model's package, then sync again"
-            ) from error
-        self.patience *= 2
-        self._doubtful = []
+    def grant(self) -> None:
+        """The witness was served."""
+        self.left, self._next = self._next, 2 * self._next
 
 
 class Batch:
@@ -94,14 +72,15 @@ class Batch:
         call: Callable[[Sequence[str]], Reply],
         check: Callable[[object], Vector],
         witness: Witness,
-        refusals: Refusals,
+        clearance: Clearance,
     ) -> None:
         self._texts = texts
         self._outcomes = outcomes
         self._call = call
         self._check = check
         self._witness = witness
-        self._refusals = refusals
+        self._clearance = clearance
+        self._doubtful: dict[int, str] = {}
         self._unusable = 0
 
     def witnesses(self, texts: int) -> int:
@@ -132,7 +111,8 @@ class Batch:
             for place, vector in zip(places, vectors, strict=True):
                 self._outcomes[place] = vector
             self._unusable = 0
-            self._refusals.forget()
+            self._clearance.end()
+            self._believe()
         return True
 
     def _search(self, places: list[int], reason: str) -> None:
@@ -143,7 +123,9 @@ class Batch:
         98 takes at most 11 calls.
         """
         if len(places) == 1:
-            self._refusals.add(self._outcomes, places[0], reason, ask_witness=lambda: self._call([WITNESS]))
+            self._doubtful[places[0]] = reason
+            if len(self._doubtful) >= max(DOUBTFUL, self._clearance.left):
+                self.settle()
             return
         while len(places) > 1:
             first = max(1, round(FIRST_PART * len(places)))
@@ -152,6 +134,36 @@ class Batch:
             if not passed:
                 break
         self.ask(places)
+
+    def settle(self) -> None:
+        """Where texts were refused and none was served since, see by the witness whether they are at fault.
+
+        Raises EmbedderUnavailable where they are not, and what asking for it raises.
+        """
+        count = len(self._doubtful)
+        if count > self._clearance.left:
+            self._ask_witness(count)
+        else:
+            self._clearance.left -= count
+        self._believe()
+
+    def _believe(self) -> None:
+        for place, reason in self._doubtful.items():
+            self._outcomes[place] = reason
+        self._doubtful = {}
+
+    def _ask_witness(self, count: int) -> None:
+        try:
+            self._call([WITNESS])
+        except EmbeddingFailed as error:
+            texts = "a text was" if count == 1 else f"{count} texts in a row were"
+            told = str(error).rstrip(".")
+            raise EmbedderUnavailable(
+                f"{texts} refused, and so was a harmless one of ours: the request is at fault, and no text is marked "
+                f"as failed for it. {told}; check the model, dimensions and base_url, update the model's package, then "
+                "sync again"
+            ) from error
+        self._clearance.grant()
 
     def _count_unusable(self, error: InvalidVector) -> None:
         self._unusable += 1

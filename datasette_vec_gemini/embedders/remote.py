@@ -19,7 +19,7 @@ from ..access import Access
 from ..budget import Budget
 from ..errors import EmbedderError, EmbeddingFailed, InvalidVector, ServiceUnavailable
 from ..vectors import Vector, normalise
-from .batching import WITNESS, Batch, Refusals, Witness
+from .batching import WITNESS, Batch, Clearance, Witness
 from .cached import QueryCache
 from .sending import Sending
 from .service import PREFIX_VERSION, TASKS, Model, Reply, Service, TooMany, Transient, count_tokens
@@ -27,8 +27,8 @@ from .service import PREFIX_VERSION, TASKS, Model, Reply, Service, TooMany, Tran
 REQUEST_BYTES = 3_000_000
 """Of JSON in a request; Google refuses more than 4,194,304."""
 REQUEST_SECONDS = 60.0
-SLACK_SECONDS = 0.5
-"""A request is given up so long after the HTTP client's own timeout, which knows better what is wrong."""
+SLACK_SECONDS = 2.0
+"""A request is given up so long after the HTTP client's own timeout, which can tell what is wrong, and may be busy."""
 REFUSALS = 5
 """A batch that the quota of a minute had no room for so many times in a row may be greater than the quota is."""
 
@@ -45,10 +45,10 @@ class _Shared:
 
 @dataclass
 class _Run:
-    """What a copy has of its own: requests under way, and texts that were refused in a row."""
+    """What a copy has of its own: requests under way, and for how many refusals the request is known to be good."""
 
     sending: Sending = field(default_factory=Sending)
-    refusals: Refusals = field(default_factory=Refusals)
+    clearance: Clearance = field(default_factory=Clearance)
 
 
 class RemoteEmbedder:
@@ -132,11 +132,12 @@ class RemoteEmbedder:
             ),
             check=self.checked,
             witness=self._shared.witness if title is None else Witness(),
-            refusals=self._run.refusals,
+            clearance=self._run.clearance,
         )
         try:
             for part in self._parts(batch, texts, [place for place, fault in enumerate(outcomes) if fault is None]):
                 batch.ask(part)
+            batch.settle()
         except EmbedderError as error:
             error.outcomes = outcomes
             raise

@@ -30,7 +30,7 @@ class Sending:
                 raise Transient("it is given up")
             self._under_way.add(answer)
         try:
-            threading.Thread(target=_answer, args=(ask, answer), name="vec-request", daemon=True).start()
+            _start(ask, answer)
             return answer.result(seconds)
         except TimeoutError:
             raise Transient("no answer in time", may_be_billed=True) from None
@@ -46,6 +46,13 @@ class Sending:
             self._is_over = True
             for answer in self._under_way:
                 answer.cancel()
+
+
+def _start(ask: Callable[[], Reply], answer: Future[Reply]) -> None:
+    try:
+        threading.Thread(target=_answer, args=(ask, answer), name="vec-request", daemon=True).start()
+    except RuntimeError as error:
+        raise Transient(f"there is no thread to be had: {error}") from error
 
 
 def _answer(ask: Callable[[], Reply], answer: Future[Reply]) -> None:

@@ -27,8 +27,8 @@ def transaction(conn: sqlite3.Connection) -> Iterator[None]:
         with database(conn).atomic():
             yield
         return
-    conn.execute("begin immediate")
     try:
+        conn.execute("begin immediate")  # here, so that an interruption on the way leaves nothing open
         yield
         conn.execute("commit")
     except BaseException:
