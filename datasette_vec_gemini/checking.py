@@ -12,7 +12,7 @@ from .chunking import covers, digest, render
 from .domain import Embedder, Estimate, Index, Kind
 from .driver import sqlite3
 from .keys import Key, key_to_path
-from .store import reading, registry, source, writing
+from .store import picture, reading, registry, source, writing
 from .store.nearest import nearest
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .syncing import sync
@@ -149,6 +149,8 @@ def _problems(conn: sqlite3.Connection, index: Index) -> Iterator[Problem]:
             yield Problem(check="file", text=f"the file is damaged: {result}")
     for name in reading.wrong_triggers(conn, index):
         yield Problem(check="triggers", text=f"trigger {name} is missing or was changed")
+    if picture.is_broken(conn, index):
+        yield Problem(check="map", text="a table or trigger of the map is missing: the next sync draws it anew")
     yield from _summed("documents", "rows whose chunks are not a cut of their text", _stale_keys(conn, index))
     yield from _summed("digests", "chunks whose digest is not that of their text", [*_wrong_digests(conn, index)])
     damaged = _damaged_vectors(conn, index)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 Quantize = Literal["bit", "int8", "float32"]
-Kind = Literal["queue", "chunks", "codes", "fts"]
+Kind = Literal["queue", "chunks", "codes", "fts", "map", "axes"]
 MODES: tuple[Mode, ...] = ("hybrid", "semantic", "keyword")
 QUANTIZERS: tuple[Quantize, ...] = ("bit", "int8", "float32")
 
@@ -65,13 +65,8 @@ class Index:
     uid: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise InvalidName(
-                f"{shown(self.name)} cannot be the name of an index: use a letter, then up to 62 letters, digits or "
-                "underscores (command line: --name)"
-            )
-        if self.quantize not in QUANTIZERS:
-            raise InvalidName(f"quantize is {shown(self.quantize)}; it can be {', '.join(QUANTIZERS)}")
+        check_name(self.name)
+        check_quantize(self.quantize)
 
     def object(self, kind: Kind) -> str:
         """The name of one of this generation's tables."""
@@ -86,6 +81,21 @@ class Index:
     def has_rowid_key(self) -> bool:
         """Whether the table has no primary key of its own, so that VACUUM may renumber what identifies its rows."""
         return len(self.key) == 1 and self.key[0].name in {"rowid", "_rowid_", "oid"} and not self.is_view
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidName unless an index can have this name."""
+    if not _NAME.fullmatch(name):
+        raise InvalidName(
+            f"{shown(name)} cannot be the name of an index: use a letter, then up to 62 letters, digits or underscores "
+            "(command line: --name)"
+        )
+
+
+def check_quantize(quantize: str) -> None:
+    """Raise InvalidName unless codes can be of this kind."""
+    if quantize not in QUANTIZERS:
+        raise InvalidName(f"quantize is {shown(quantize)}; it can be {', '.join(QUANTIZERS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,11 +223,12 @@ def _to_json(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a sync has come: `stage` is "text" (documents) or "vectors" (chunks)."""
+    """How far a sync has come: `stage` is "text" (documents) or "vectors" (chunks); `usd` is what it has spent."""
 
     stage: Literal["text", "vectors"]
     done: int
     total: int
+    usd: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from .budget import PRICES_AS_OF, price
@@ -17,6 +20,8 @@ from .store import reading, registry, source, writing
 from .store.transactions import mapped_errors
 
 _BATCH = 500
+_TIMED = 16
+"""Texts by which a model on this machine is timed."""
 _RETRIED = f"({FAILED} and attempts < {ATTEMPTS})"
 
 Text = tuple[Key, str]
@@ -35,6 +40,65 @@ def estimate(conn: sqlite3.Connection, index: Index, *, embedder: Embedder | Non
             model = checked_embedder(index, embedder)
             return _count(conn, index, model, _after_text_stage(conn, index, model, only=f"{PENDING} or {_RETRIED}"))
         return _count(conn, index, embedder, _after_text_stage(conn, index, embedder, only="1"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What an index that is not there yet would be made of.
+
+    The estimate is reckoned from `read` rows of all that there are, and exact if these are all. `first` is the first
+    text that the model would get; empty where no row has any.
+    """
+
+    estimate: Estimate
+    table_rows: int
+    read: int
+    first: str
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every row was read."""
+        return self.read == self.table_rows
+
+
+def preview(conn: sqlite3.Connection, index: Index, embedder: Embedder, *, most_rows: int = 2_000) -> Preview:
+    """What `create_index` and a sync would embed for a planned index, from at most about so many rows, evenly spread.
+
+    A free model is timed on a few of the texts; a paid one is not asked. Writes nothing. Raises DatabaseUnavailable.
+    """
+    with mapped_errors():
+        table_rows = source.count(conn, index)
+        every = max(1, math.ceil(table_rows / most_rows))
+        read, with_text, first, tokens = 0, 0, "", 0
+        texts: dict[bytes, str] = {}
+        for row in source.spread(conn, index, every=every):
+            read += 1
+            chunks = split(render(row, columns=index.columns, template=index.template), embedder)
+            with_text += bool(chunks)
+            first = first or (chunks[0].text if chunks else "")
+            texts |= {digest(chunk.text, embedder.fingerprint): chunk.text for chunk in chunks}
+        some = list(texts.values())
+        if isinstance(embedder, PaidEmbedder):
+            tokens = embedder.count_tokens(some)
+        share = table_rows / read if read else 1.0
+        found = reckon(
+            index,
+            embedder,
+            rows=round(with_text * share),
+            chunks=round(len(some) * share),
+            tokens=round(tokens * share),
+        )
+        if some and not isinstance(embedder, PaidEmbedder):
+            found = replace(found, minutes=found.chunks * _seconds_each(embedder, some[:_TIMED]) / 60)
+    return Preview(estimate=found, table_rows=table_rows, read=read, first=first)
+
+
+def _seconds_each(embedder: Embedder, texts: list[str]) -> float:
+    """How long a model on this machine takes for one of these texts, once it is loaded."""
+    embedder.embed_documents(texts[:1])
+    started = time.perf_counter()
+    embedder.embed_documents(texts)
+    return (time.perf_counter() - started) / len(texts)
 
 
 def estimate_pending(conn: sqlite3.Connection, index: Index, embedder: Embedder) -> Estimate:

@@ -52,6 +52,20 @@ class _Abandonable(Protocol):
     def abandon(self) -> None: ...
 
 
+def new_owner() -> str:
+    """A name for a run of this process, by which others can tell whether it has died."""
+    return f"{_host()}:{os.getpid()}:{uuid4().hex}"
+
+
+def _host() -> str:
+    """This machine, and on Linux which space of process numbers: containers may share a host's name."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{space}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Flight:
     """A batch under way: the vectors owned already by digest, and the texts that the model is asked for."""
@@ -75,7 +89,7 @@ class Filling:
     failed: int = 0
     pending: int = 0
     # The process can be told from the name, the run from the token: two threads do not share claims.
-    owner: str = field(default_factory=lambda: f"{_host()}:{os.getpid()}:{uuid4().hex}")
+    owner: str = field(default_factory=new_owner)
 
     def __post_init__(self) -> None:
         self._flights: deque[_Flight] = deque()
@@ -230,9 +244,12 @@ class Filling:
         if self._paid:
             self._paid.budget.stop()
             answers = [flight.answer for flight in self._flights]
-            if wait(answers, seconds).not_done and isinstance(self._paid, _Abandonable):
+            with suppress(KeyboardInterrupt):  # a second one ends the waiting, and what has come is kept all the same
+                wait(answers, seconds)
+            if not all(answer.done() for answer in answers) and isinstance(self._paid, _Abandonable):
                 self._paid.abandon()
-                wait(answers, ABANDON_SECONDS)
+                with suppress(KeyboardInterrupt):
+                    wait(answers, ABANDON_SECONDS)
         # A second failure, of the disk perhaps, must not hide the first.
         with suppress(sqlite3.Error, IndexNotFound):
             while self._flights:
@@ -279,15 +296,6 @@ def _rescued(answer: Future[list[Outcome]]) -> Sequence[Outcome] | None:
     return error.outcomes if isinstance(error, EmbedderError) else None
 
 
-def _host() -> str:
-    """This machine, and on Linux which space of process numbers: containers may share a host's name."""
-    try:
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()}/{space}"
-
-
 _running: set[str] = set()
 """The owners of this process that are at work: one that could not give its claims back has ended all the same."""
 
@@ -306,3 +314,12 @@ def has_died(owner: str) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def lives_elsewhere(owner: str) -> bool:
+    """Whether a run is known to go on in another process of this machine; of an owner that is none nothing is."""
+    try:
+        host, pid, _ = owner.rsplit(":", 2)
+        return os.name == "posix" and host == _host() and int(pid) != os.getpid() and not has_died(owner)
+    except (ValueError, OverflowError):
+        return False

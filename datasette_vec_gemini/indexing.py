@@ -13,7 +13,7 @@ from .driver import sqlite3
 from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
 from .store import reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
-from .syncing import OnProgress, sync
+from .syncing import OnProgress, Stop, sync
 
 
 def create_index(
@@ -37,6 +37,42 @@ def create_index(
     refuse_open_transaction(conn)
     with mapped_errors():
         _require_vec(conn)
+        index = plan_index(
+            conn,
+            name,
+            table=table,
+            columns=columns,
+            template=template,
+            key=key,
+            filter_columns=filter_columns,
+            embedder=embedder,
+            quantize=quantize,
+        )
+        with transaction(conn):
+            registry.migrate(conn)
+            if registry.generations(conn, name):
+                raise IndexExists(
+                    f"the database has an index {name!r} already: sync it, drop it, or use another --name"
+                )
+            writing.create(conn, index)
+        conn.execute("pragma journal_mode = wal").fetchone()
+    return index
+
+
+def plan_index(
+    conn: sqlite3.Connection,
+    name: str,
+    *,
+    table: str,
+    columns: Sequence[str] = (),
+    template: str | None = None,
+    key: Sequence[str] = (),
+    filter_columns: Sequence[str] = (),
+    embedder: str | Embedder = "local",
+    quantize: Quantize = "bit",
+) -> Index:
+    """The index that `create_index` would make of the same arguments, which it checks; nothing is written."""
+    with mapped_errors():
         model = embedders.load(embedder) if isinstance(embedder, str) else embedder
         found = source.find(conn, table)
         named = [*columns, *(placeholders(template) if template else ())]
@@ -58,14 +94,6 @@ def create_index(
             is_view=found.is_view,
         )
         _check_dimensions(index)
-        with transaction(conn):
-            registry.migrate(conn)
-            if registry.generations(conn, name):
-                raise IndexExists(
-                    f"the database has an index {name!r} already: sync it, drop it, or use another --name"
-                )
-            writing.create(conn, index)
-        conn.execute("pragma journal_mode = wal").fetchone()
     return index
 
 
@@ -79,6 +107,7 @@ def rebuild(
     max_usd: float | None = None,
     approve: Callable[[Estimate], None] | None = None,
     on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
 ) -> tuple[Index, SyncReport]:
     """Make the keyword index and the codes anew from the truth; with another embedder or quantizer, a new generation.
 
@@ -114,10 +143,14 @@ def rebuild(
                 _drop_retired(conn, index, keep_old=keep_old, besides=index)
                 writing.rebuild_fts(conn, index)
                 writing.rebuild_codes(conn, index)
-            return index, sync(conn, index, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress)
+            return index, sync(
+                conn, index, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress, stop=stop
+            )
         _check_dimensions(wanted)
         successor = _successor(conn, wanted, begun)
-        report = sync(conn, successor, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress)
+        report = sync(
+            conn, successor, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress, stop=stop
+        )
         refused = reading.count_chunks(conn, index, only="embedding is null and error is not null")
         if report.failed > refused:
             return index, report

@@ -72,6 +72,33 @@ def m003_retired(db: Database) -> None:
         db.execute(f"insert into _vec_indexes values ({', '.join('?' * len(row))})", row)
 
 
+@migrations()
+def m004_jobs(db: Database) -> None:
+    """What a server does, or was doing, for an index in the background; it goes with the index."""
+    db.execute(
+        """
+        create table _vec__jobs (
+            "index" text not null collate nocase,
+            kind text not null check (kind in ('sync', 'rebuild', 'verify')),
+            state text not null check (
+                state in ('queued', 'running', 'paused', 'cancelled', 'finished', 'failed', 'waiting')
+            ),
+            started text not null,
+            ended text,
+            stage text not null,
+            done integer not null,
+            total integer not null,
+            message text not null,
+            max_usd real,
+            spent_usd real not null,
+            owner text not null,
+            asked text check (asked in ('paused', 'cancelled')),
+            primary key ("index", kind)
+        )
+        """
+    )
+
+
 def affinity(declared_type: str) -> str:
     """The column affinity of a declared type, by SQLite's five rules (sqlite.org/datatype3.html, section 3.1)."""
     upper = declared_type.upper()
@@ -139,6 +166,61 @@ def tables(index: Index) -> list[str]:
         )
         """,
     ]
+
+
+def picture(index: Index) -> list[str]:
+    """The statements that create what the map of a generation is kept in, and the triggers that note what it lacks.
+
+    `axes` has one row once a map was asked for, and from then on each document whose vectors change loses its place:
+    its `turn` is a number greater than that of every other one that waits. A document that has its place has none.
+    """
+    keys = ", ".join(
+        f"{name} {column.affinity} collate {column.collation} not null"
+        for name, column in zip(key_names(index), index.key, strict=True)
+    )
+    key_list = ", ".join(key_names(index))
+    points, axes, chunks = (quote_identifier(index.object(kind)) for kind in ("map", "axes", "chunks"))
+    return [
+        f"""
+        create table if not exists {axes} (
+            id integer primary key check (id = 1), version integer not null default 0,
+            documents integer not null default 0, share real not null default 1,
+            fitted integer not null default 0, projected integer not null default 0,
+            variance_x real, variance_y real, mean blob, directions blob
+        )
+        """,
+        f"""
+        create table if not exists {points} (
+            {keys}, sample real, x real, y real, turn integer, primary key ({key_list})
+        ) without rowid
+        """,
+        f"""
+        create index if not exists {quote_identifier(index.object("map") + "_waiting")}
+        on {points} (turn) where turn is not null
+        """,
+        *(
+            f"""
+            create trigger if not exists {quote_identifier(name)} after {event} on {chunks}
+            when exists (select 1 from {axes}) and {row}.embedding is not null begin
+                insert into {points} ({key_list}, turn) values (
+                    {listed(key_names(index), of=row)},
+                    (select coalesce(max(turn), 0) + 1 from {points} where turn is not null)
+                ) on conflict ({key_list}) do update set x = null, y = null, turn = excluded.turn;
+            end
+            """
+            for name, (event, row) in picture_triggers(index).items()
+        ),
+    ]
+
+
+def picture_triggers(index: Index) -> dict[str, tuple[str, str]]:
+    """Name -> event and row of the triggers on the chunks that `picture` creates."""
+    prefix = index.object("map")
+    return {
+        f"{prefix}_ins": ("insert", "new"),
+        f"{prefix}_upd": ("update of embedding", "new"),
+        f"{prefix}_del": ("delete", "old"),
+    }
 
 
 def codes(index: Index) -> str:

@@ -38,7 +38,7 @@ SEMANTIC_WEIGHT = 0.6
 """The share of meaning in the fused score; measured with `benchmarks`, see `fuse`."""
 SNIPPET_CHARACTERS = 240
 
-_TITLES = ("title", "name", "headline", "heading", "subject", "label")
+TITLES = ("title", "name", "headline", "heading", "subject", "label")
 
 
 def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Embedder | None = None) -> list[Hit]:
@@ -176,17 +176,7 @@ def similar(
     check_window(k, offset)
     with mapped_errors(), snapshot(conn):
         index = _current(conn, index)
-        spelled = key_to_path(key)
-        row = source.rows(conn, index, [key])[0] if len(key) == len(index.key) else None
-        if row is None:
-            raise DocumentNotFound(f"{index.table!r} has no row with the key {spelled}")
-        blobs = vectors_of(conn, index, key)
-        if not blobs:
-            raise DocumentNotFound(
-                f"row {spelled} of {index.table!r} has no vector: its text is empty or not indexed yet; "
-                f"run `datasette vec sync DB {index.name}`"
-            )
-        vector = normalise(np.mean([unpack(blob) for blob in blobs], axis=0), dimensions=index.dimensions)
+        vector = document_vector(conn, index, key)
         condition = compile_filters(conn, index, filters or {})
         own = {stored.id for stored in chunks_of(conn, index, [key])[0]}
 
@@ -195,6 +185,21 @@ def similar(
             return fuse([], [candidate for candidate in found if candidate.chunk_id not in own], mode="semantic")
 
         return _page(conn, index, ranked, k=k, offset=offset)
+
+
+def document_vector(conn: sqlite3.Connection, index: Index, key: Sequence[object]) -> Vector:
+    """The mean of a document's chunks' vectors, of unit length. Raises DocumentNotFound."""
+    spelled = key_to_path(key)
+    row = source.rows(conn, index, [key], columns=index.columns)[0] if len(key) == len(index.key) else None
+    if row is None:
+        raise DocumentNotFound(f"{index.table!r} has no row with the key {spelled}")
+    blobs = vectors_of(conn, index, key)
+    if not blobs:
+        raise DocumentNotFound(
+            f"row {spelled} of {index.table!r} has no vector: its text is empty or not indexed yet; "
+            f"run `datasette vec sync DB {index.name}`"
+        )
+    return normalise(np.mean([unpack(blob) for blob in blobs], axis=0), dimensions=index.dimensions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,7 +300,7 @@ def _true_hits(
 def title(index: Index, key: Key, row: Mapping[str, object]) -> str:
     """What to call a document: a column named like a title, else the first of several indexed columns, else its key."""
     by_name = {name.casefold(): name for name in row}
-    columns = [by_name[name] for name in _TITLES if name in by_name]
+    columns = [by_name[name] for name in TITLES if name in by_name]
     if len(index.columns) > 1:
         columns.append(index.columns[0])
     for column in columns:

@@ -217,8 +217,11 @@ def verify(conn: sqlite3.Connection, chosen: Index, consent: Consent, *, repair:
 
 def watch_once(
     conn: sqlite3.Connection, chosen: Sequence[Index], consent: Consent, *, full: bool = False, is_quiet: bool = True
-) -> list[VecError]:
-    """One look for changes: patient with what may be over in a moment, and silent when there are none."""
+) -> tuple[list[VecError], bool]:
+    """One look for changes: patient with what may be over in a moment, and silent when there are none.
+
+    The errors that end the watch, and whether nothing was in the way.
+    """
     consent.require_cap(chosen)
     consent.stopped_by = None
     try:
@@ -228,7 +231,7 @@ def watch_once(
     for each in errors:
         if isinstance(each, DatabaseUnavailable | ServiceUnavailable):
             print_aside(f"Trying again: {each}")
-    return [each for each in errors if not isinstance(each, DatabaseUnavailable | ServiceUnavailable)]
+    return [each for each in errors if not isinstance(each, DatabaseUnavailable | ServiceUnavailable)], not errors
 
 
 def rebuild(

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from .budget import ledger_of
+from . import mapping
+from .budget import Budget, ledger_of
 from .chunking import covers, digest, render, split
 from .domain import Embedder, Estimate, Index, Progress, SyncReport
 from .driver import sqlite3
-from .errors import ExtensionUnavailable
+from .errors import EmbedderError, ExtensionUnavailable, VecError
 from .estimating import estimate_pending
 from .filling import ATTEMPTS, FAILED, Filling
 from .keys import Key
 from .paid import PaidEmbedder
 from .schema import source_key
 from .searching import checked_embedder
-from .store import reading, registry, source, writing
+from .store import picture, reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .store.usage import Usage
 from .store.writing import Change
@@ -37,6 +38,36 @@ TEXT_CHARACTERS = 4_000_000
 OnProgress = Callable[[Progress], None]
 
 
+class Stop:
+    """How another thread ends a sync: between two batches, or while it waits for a service."""
+
+    def __init__(self) -> None:
+        self.reason: BaseException | None = None
+        self.budget: Budget | None = None
+
+    def request(self, reason: BaseException) -> None:
+        """Let the sync raise this; what is under way then is waited for as after any failure, and kept."""
+        self.reason = reason
+        if self.budget:
+            self.budget.stop()
+
+    def check(self) -> None:
+        """Raise the reason if there is one."""
+        if self.reason:
+            raise self.reason
+
+    @contextmanager
+    def watching(self, budget: Budget) -> Iterator[None]:
+        """Let no request wait in the block once the end was asked for; what comes of that is the reason."""
+        self.budget = budget
+        try:
+            self.check()
+            yield
+        except EmbedderError:
+            self.check()
+            raise
+
+
 def sync(
     conn: sqlite3.Connection,
     index: Index,
@@ -46,6 +77,7 @@ def sync(
     max_usd: float | None = None,
     approve: Callable[[Estimate], None] | None = None,
     on_progress: OnProgress | None = None,
+    stop: Stop | None = None,
 ) -> SyncReport:
     """Index what has changed since the last sync, and remove what is gone; running it again changes nothing.
 
@@ -55,6 +87,7 @@ def sync(
 
     With a paid embedder, `approve` is called with the estimate before anything is spent and can refuse by raising;
     `max_usd` and the daily cap stop the run. The text stage is finished in any case, and so is what was paid for kept.
+    What another thread has asked `stop` for is raised.
     Raises TransactionOpen, FingerprintMismatch, EmbedderError, DatabaseUnavailable, ExtensionUnavailable.
     """
     started = time.monotonic()
@@ -62,13 +95,18 @@ def sync(
     with mapped_errors():
         index = registry.reread(conn, index)
         model = checked_embedder(index, embedder)
-        on_progress = on_progress or (lambda _: None)
+        tell, stop = on_progress or (lambda _: None), stop or Stop()
+
+        def progressed(progress: Progress) -> None:
+            tell(replace(progress, usd=stop.budget.spent.usd) if stop.budget else progress)
+            stop.check()
+
         if reading.has_codes(conn, index) and not reading.has_vec(conn):
             raise ExtensionUnavailable(
                 f"index {index.name!r} has a vec0 table and this connection has no sqlite-vec: open it with "
                 "datasette_vec_gemini.connect(), or run `datasette vec drop DB INDEX --vec0-only` where that works"
             )
-        run = _Run(conn, index, model, on_progress)
+        run = _Run(conn, index, model, progressed)
         run.sync_text(full=full)
         spent = Usage()
         if isinstance(model, PaidEmbedder):
@@ -76,12 +114,15 @@ def sync(
                 approve(expected)
             model = model.charged_to(ledger_of(conn), max_usd=max_usd, bulk=True)
             model.budget.account.read(model.budget.ledger, conn)
-        filling = Filling(conn, run.index, model, on_progress)
-        filling.run()
+        filling = Filling(conn, run.index, model, progressed)
+        with stop.watching(model.budget) if isinstance(model, PaidEmbedder) else nullcontext():
+            filling.run()
         if isinstance(model, PaidEmbedder):
             spent = model.budget.spent
+        notes = (*run.report.notes, *_draw(conn, run.index))
     return replace(
         run.report,
+        notes=notes,
         embedded=filling.embedded,
         reused=run.report.reused + filling.reused,
         failed=filling.failed,
@@ -90,6 +131,45 @@ def sync(
         usd=spent.usd,
         seconds=time.monotonic() - started,
     )
+
+
+def _draw(conn: sqlite3.Connection, index: Index) -> Iterator[str]:
+    """Bring the map up to date, or say why not: what was embedded is kept in any case, and the map can wait."""
+    try:
+        with mapped_errors():
+            mapping.refresh(conn, index)
+    except (VecError, sqlite3.Error) as error:
+        yield f"the map was not brought up to date, the next sync tries again: {error}"
+
+
+def is_behind(conn: sqlite3.Connection, index: Index, *, text_only: bool = False, thorough: bool = False) -> bool:
+    """Whether a sync would find something to do, looked up cheaply; of a view nothing is known, and it never is.
+
+    With `text_only` chunks that wait for their vector do not count. Those that another process has claimed never do.
+    A `thorough` look counts the rows, as a sync does, in case some changed behind the triggers.
+    """
+    with mapped_errors():
+        return not index.is_view and (
+            bool(_reason_for_distrust(conn, index) if thorough else reading.wrong_triggers(conn, index))
+            or reading.has_queue(conn, index)
+            or (not text_only and reading.has_unclaimed(conn, index, now=time.time()))
+        )
+
+
+def _reason_for_distrust(conn: sqlite3.Connection, index: Index) -> str | None:
+    """Why the queue may not have every change; None where it has."""
+    if index.is_view:
+        return "a view has no triggers"
+    if reading.wrong_triggers(conn, index):
+        return "the triggers on the table had been lost and were made again"
+    before = registry.checked(conn, index)
+    if before is None or before == (now := registry.observe(conn, index)):
+        return None
+    if index.has_rowid_key and now.schema_version != before.schema_version:
+        return "the table has no primary key and VACUUM or a change of the schema may have renumbered its rows"
+    if not reading.count_queue(conn, index) and not now.same_rows(before):
+        return "rows appeared or vanished without firing a trigger"
+    return None
 
 
 def plan_change(seq: int, key: Key, document: str, stored: Sequence[reading.StoredChunk], embedder: Embedder) -> Change:
@@ -178,9 +258,12 @@ class _Run:
         """Mend what the queue depends on, and queue every row if it cannot be trusted."""
         conn, index = self.conn, self.index
         source.check(conn, index)
-        reason = self._reason_for_distrust()
+        reason = _reason_for_distrust(conn, index)
         if reason:
             self.report = replace(self.report, notes=(f"{reason}: every row was compared",))
+        if picture.is_broken(conn, index):
+            with self.writing():
+                picture.create(conn, index)
         retry = reading.count_chunks(conn, index, only=FAILED)
         if full or reason or retry:
             with self.writing():
@@ -188,21 +271,6 @@ class _Run:
                 if full or reason:
                     writing.enqueue_all(conn, index)
                 writing.retry_failures(conn, index, attempts=None if full else ATTEMPTS)
-
-    def _reason_for_distrust(self) -> str | None:
-        conn, index = self.conn, self.index
-        if index.is_view:
-            return "a view has no triggers"
-        if reading.wrong_triggers(conn, index):
-            return "the triggers on the table had been lost and were made again"
-        before = registry.checked(conn, index)
-        if before is None or before == (now := registry.observe(conn, index)):
-            return None
-        if index.has_rowid_key and now.schema_version != before.schema_version:
-            return "the table has no primary key and VACUUM or a change of the schema may have renumbered its rows"
-        if not reading.count_queue(conn, index) and not now.same_rows(before):
-            return "rows appeared or vanished without firing a trigger"
-        return None
 
     def _plan(self, entries: Sequence[tuple[int, Key]], *, removing: bool) -> list[Change]:
         """The changes of rows that exist, or of those that do not, for as many entries as a batch may hold."""

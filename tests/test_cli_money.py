@@ -454,7 +454,8 @@ def test_a_search_without_the_model_answers_by_words_and_says_why(run, fake, fil
 
 
 @pytest.mark.parametrize("fault", ["hang", "503", "429-daily", "nan", "400-key"])
-def test_a_search_while_the_service_fails_answers_by_words_within_three_seconds(run, fake, filled, fault):
+def test_a_search_while_the_service_fails_answers_by_words_in_its_time(run, fake, filled, key, fault):
+    key.setenv("DATASETTE_VEC_QUERY_SECONDS", "1.5")
     fake.always = fault
     started = time.monotonic()
     answer = json.loads(run("search", "DB", "title 7", "-k", "1", "--json").stdout)
@@ -562,6 +563,28 @@ def test_a_watch_that_begins_while_the_service_is_down_waits_for_it(fake, filled
         _, said = watch.communicate(timeout=30)
     assert "1 chunks embedded" in first
     assert said.count("Trying again: ") == 2
+
+
+def test_a_full_watch_compares_every_row_even_if_the_file_is_locked_at_first(fake, filled, key, path):
+    key.setenv("DATASETTE_VEC_DAILY_USD", "1")
+    # A change that no trigger has seen, and that leaves the triggers as they were.
+    triggers = filled.execute("select name, sql from sqlite_master where type = 'trigger'").fetchall()
+    filled.executescript(";".join(f"drop trigger [{name}]" for name, _ in triggers))
+    filled.execute("update docs set body = 'nobody was told of this' where rowid = 1")
+    for _, sql in triggers:
+        filled.execute(sql)
+    filled.commit()
+    filled.execute("begin immediate")
+    program = [sys.executable, "-c", "from datasette_vec_gemini.cli import vec; vec(prog_name='vec')"]
+    arguments = ["sync", str(path), "--watch", "--full"]
+    with subprocess.Popen([*program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+        try:
+            assert watch.stderr.readline().startswith("Trying again: ")
+            filled.rollback()
+            found = watch.stdout.readline()
+        finally:
+            watch.kill()
+    assert "1 chunks embedded" in found
 
 
 # doctor

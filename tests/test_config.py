@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasette_vec_gemini.config import OF_INSTANCE, Settings, access, gate, settings
+from datasette_vec_gemini.config import (
+    OF_INSTANCE,
+    Declaration,
+    Settings,
+    access,
+    check_names,
+    declarations,
+    gate,
+    settings,
+    sync_interval,
+)
 from datasette_vec_gemini.domain import MODES
 from datasette_vec_gemini.errors import InvalidSetting
 
@@ -42,7 +52,7 @@ def test_merging_leaves_the_layers_alone():
 def test_an_unknown_setting_is_named_with_its_place_and_those_there_are(name):
     with pytest.raises(InvalidSetting) as caught:
         settings(("instance", {"mode": "keyword"}), ("database 'd'", {name: 1}))
-    assert str(caught.value) == f"database 'd': there is no setting {name!r}; there are mode, page_size"
+    assert str(caught.value) == f"database 'd': there is no setting {name!r}; there are columns_shown, mode, page_size"
 
 
 @pytest.mark.parametrize("value", ["fuzzy", "", "Hybrid", None, 1, [], {}])
@@ -133,3 +143,84 @@ def test_a_key_that_is_no_text_is_refused_without_showing_it(value):
     with pytest.raises(InvalidSetting) as caught:
         access("instance", {"api_key": value})
     assert str(caught.value) == "instance: api_key must be text, such as {$env: GEMINI_API_KEY}"
+
+
+@pytest.mark.parametrize(
+    ("layer", "found"),
+    [
+        (None, []),
+        ({"mode": "keyword"}, []),
+        ({"index": []}, []),
+        ({"index": {"columns": ["a"]}}, [Declaration(name="docs", table="docs", columns=("a",))]),
+        (
+            {"index": [{"columns": ["a"]}, {"template": "{a}", "name": "other", "embedder": "gemini", "key": ["id"]}]},
+            [
+                Declaration(name="docs", table="docs", columns=("a",)),
+                Declaration(name="other", table="docs", template="{a}", embedder="gemini", key=("id",)),
+            ],
+        ),
+    ],
+)
+def test_a_table_declares_one_index_or_several(layer, found):
+    assert declarations("table docs", layer, "docs") == found
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("title", "table docs: index: expected what an index is made of, such as columns: [title], found 'title'"),
+        (None, "table docs: index: expected what an index is made of, such as columns: [title], found None"),
+        ([{"columns": ["a"]}, 5], "table docs: index 2: expected what an index is made of"),
+        ({"columns": []}, "table docs: index: columns is []; it must be a list of columns"),
+        ({"columns": [1]}, "table docs: index: columns is [1]; it must be a list of columns"),
+        ({"columns": ["a"], "template": 5}, "table docs: index: template is 5; it must be text"),
+        ({"columns": ["a"], "quantize": "byte"}, "table docs: index: quantize is 'byte'; it can be bit, int8, float32"),
+        (
+            {"columns": ["a"], "table": "x"},
+            "table docs: index: there is no setting 'table'; there are columns, embedder",
+        ),
+        (
+            {"columns": ["a"], "embedder": "nosuch@64"},
+            "table docs: index: there is no embedder 'nosuch@64'; there are gemini, ",
+        ),
+        ({"template": "{a} {b"}, "table docs: index: template is '{a} {b'; each { must be closed, as in {title}"),
+        ([{"columns": ["a"], "name": "X"}, {"columns": ["a"], "name": "x"}], "table docs: 2 indexes have the name 'x'"),
+    ],
+)
+def test_a_wrong_declaration_is_named_with_its_place(index, words):
+    with pytest.raises(InvalidSetting) as caught:
+        declarations("table docs", {"index": index}, "docs")
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("index", [{"template": "x: {a}"}, {"columns": ["a"], "embedder": "hashing@64"}])
+def test_a_right_declaration_is_taken(index):
+    assert len(declarations("table docs", {"index": index}, "docs")) == 1
+
+
+def test_two_tables_of_a_database_cannot_declare_an_index_of_one_name():
+    one, other = (Declaration(name=name, table=table, columns=("a",)) for name, table in (("a", "t"), ("A", "u")))
+    check_names([("table t", one)])
+    with pytest.raises(InvalidSetting, match=r"^table u: table t declares an index 'A' too: "):
+        check_names([("table t", one), ("table u", other)])
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_an_index_is_declared_in_the_block_of_a_table_only(level):
+    layers = [("instance", {}), ("database", {}), ("table", {"index": {"columns": ["a"]}})]
+    assert settings(*layers) == Settings()
+    layers = [(where, {"index": {"columns": ["a"]}} if n == level else {}) for n, (where, _) in enumerate(layers)]
+    with pytest.raises(InvalidSetting, match=r"can only be declared in the block of a table$"):
+        settings(*layers)
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(0, 0), (1, 1), (2.5, 2.5), (86_400, 86_400)])
+def test_the_interval_of_syncs_is_what_was_written_and_5_seconds_otherwise(value, seconds):
+    assert sync_interval("instance", {"sync_interval_seconds": value}) == seconds
+    assert sync_interval("instance", None) == 5
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, 86_401, True, "5", None, [], float("nan"), float("inf")])
+def test_an_impossible_interval_is_named_with_its_place(value):
+    with pytest.raises(InvalidSetting, match=r"^instance: sync_interval_seconds is .*; it can be 1 to 86,400, or 0"):
+        sync_interval("instance", {"sync_interval_seconds": value})

@@ -11,6 +11,8 @@ from datasette_vec_gemini import Access, connect, create_index, estimate, load_e
 from datasette_vec_gemini.budget import PRICES, PRICES_AS_OF
 from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.errors import ConfirmationNeeded
+from datasette_vec_gemini.estimating import preview
+from datasette_vec_gemini.indexing import plan_index
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_certificate")]
 
@@ -215,3 +217,41 @@ def test_it_asks_nobody_and_writes_nothing_and_needs_no_key(conn, path, fake, co
 def test_a_text_of_ascii_is_never_counted_for_less_than_it_is_charged(text):
     model = load_embedder("gemini", Access(api_key=KEY))
     assert model.count_tokens([text]) >= -(-len(f"title: none | text: {text}") // 4)
+
+
+def test_the_preview_of_an_index_is_the_estimate_of_the_one_that_is_made_then(conn, fake, model, contents):
+    conn.execute("create table docs (id integer primary key, body text)")
+    texts = [prose(1)] * 3 + [prose(n, words=900) for n in range(2, 5)] + ["", None, "  "]
+    conn.executemany("insert into docs (body) values (?)", [[text] for text in texts])
+    conn.commit()
+    before = contents()
+    planned = plan_index(conn, "docs", table="docs", columns=["body"], embedder=model)
+    found = preview(conn, planned, model)
+    assert contents() == before
+    assert (found.is_exact, found.table_rows, found.first) == (True, 9, prose(1))
+    made = estimate(conn, create_index(conn, "docs", table="docs", columns=["body"], embedder=model), embedder=model)
+    assert (found.estimate.chunks, found.estimate.tokens, found.estimate.usd) == (made.chunks, made.tokens, made.usd)
+    assert found.estimate.rows == 6  # equal texts are bought once, and each row has one
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(("rows", "most", "read"), [(100, 100, 100), (101, 100, 51), (1_000, 90, 84), (0, 10, 0)])
+def test_of_many_rows_some_are_read_that_lie_evenly_spread(conn, model, rows, most, read):
+    conn.execute("create table docs (id integer primary key, n text, body text)")
+    texts = [[prose(n) if n % 2 else prose(n, words=60)] for n in range(rows)]
+    conn.executemany("insert into docs (body) values (?)", texts)
+    conn.commit()
+    planned = plan_index(conn, "docs", table="docs", columns=["body"], filter_columns=["n"], embedder=model)
+    found = preview(conn, planned, model, most_rows=most)
+    assert (found.read, found.table_rows, found.estimate.chunks) == (read, rows, rows)
+    assert found.is_exact is (read == rows)
+
+
+def test_a_model_on_this_machine_is_timed(conn):
+    conn.execute("create table docs (id integer primary key, body text)")
+    conn.executemany("insert into docs (body) values (?)", [[prose(n)] for n in range(5_000)])
+    conn.commit()
+    planned = plan_index(conn, "docs", table="docs", columns=["body"], embedder="local")
+    found = preview(conn, planned, load_embedder("local")).estimate
+    assert (found.usd, found.tokens) == (0, 0)
+    assert 0.05 < found.minutes < 500

@@ -273,7 +273,7 @@ def test_a_killed_process_loses_two_batches_at_most_and_nothing_stored_is_paid_f
     fake.requests.clear()
     started = time.monotonic()
     report = sync(conn, index, embedder=model)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # the dead process's claims hold for five minutes
     again = {text.removeprefix(PREFIX) for received in fake.requests for text in received.texts}
     assert again.isdisjoint(kept)
     assert (report.pending, status(conn, index).indexed) == (0, ROWS)

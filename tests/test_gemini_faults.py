@@ -544,7 +544,7 @@ def questions(tmp_path_factory) -> dict[str, tuple[float, object, list[str], int
             conn.close()
             return seconds, query, notices, [hit.key for hit in hits], list(fake.requests)
 
-    with ThreadPoolExecutor(24) as pool:
+    with ThreadPoolExecutor(8) as pool:
         return dict(zip(sorted(FAULTS), pool.map(ask, sorted(FAULTS)), strict=True))
 
 

@@ -17,7 +17,7 @@ from datasette import Response, hookimpl
 from datasette.app import Datasette
 from datasette.plugins import pm
 
-from datasette_vec_gemini.plugin import visitors
+from datasette_vec_gemini.plugin import permissions, visitors
 
 ONE = hasattr(Datasette, "allowed")
 HOME = ("127.0.0.1", 50_000)
@@ -426,7 +426,7 @@ async def test_whatever_fails_the_answer_is_no(home, monkeypatch, caplog):
         raise RuntimeError("broken")
 
     datasette = home({"vec-embed": True})
-    monkeypatch.setattr(visitors, "_permitted", broken)
+    monkeypatch.setattr(permissions, "may_embed", broken)
     assert not await may(datasette, client=STRANGER)
     assert "cannot be told" in caplog.text
     monkeypatch.setattr(visitors.Visitors, "at_home", lambda *args: 1 / 0)

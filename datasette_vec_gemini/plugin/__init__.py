@@ -6,7 +6,7 @@ Their modules are imported when a hook is called, so that every other `datasette
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasette import hookimpl
 
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import click
     from datasette import Request
     from datasette.app import Datasette
+    from mcp.server.mcpserver import MCPServer
 
     from ..driver import sqlite3
+    from .compat import Actor
     from .visitors import App
 
     Links = Callable[[], Awaitable[list[dict[str, str]]]]
@@ -38,19 +40,23 @@ def prepare_connection(datasette: Datasette, conn: sqlite3.Connection, database:
 
 
 @hookimpl
-def startup(datasette: Datasette) -> None:
-    """Check how the key is kept, and load Google's SDK in the background if there is one."""
+def startup(datasette: Datasette) -> Awaitable[None]:
+    """Check how the key is kept, load Google's SDK in the background if there is one, and warn of what SQL shows."""
+    from .permissions import warn
     from .site import start
 
     start(datasette)
+    return warn(datasette)
 
 
 @hookimpl(trylast=True)
 def asgi_wrapper(datasette: Datasette) -> Callable[[App], App]:
     """See every request as it arrived: last is outermost, before other plugins rewrite the peer and the headers."""
+    from .background import attend
+    from .permissions import remember
     from .visitors import watch
 
-    return lambda app: watch(datasette, app)
+    return lambda app: watch(datasette, remember(attend(datasette, app)))
 
 
 @hookimpl(tryfirst=True)
@@ -63,32 +69,127 @@ def actor_from_request(request: Request) -> None:
 
 @hookimpl
 def register_actions() -> list[object]:
-    """Declare the permission `vec-embed`; Datasette 0.65 has no such hook and needs none."""
-    from .visitors import actions
+    """Declare our permissions; Datasette 0.65 has no such hook and needs none."""
+    from .permissions import actions
 
     return actions()
 
 
 @hookimpl
+def permission_resources_sql(datasette: Datasette, actor: Actor, action: str) -> Awaitable[list[object]]:
+    """Say who may search, and keep an index's tables from those who may not view its source; Datasette 1.0."""
+    from .permissions import rules
+
+    return rules(datasette, actor, action)
+
+
+@hookimpl(trylast=True)
+def permission_allowed(datasette: Datasette, actor: Actor, action: str, resource: object) -> Awaitable[bool | None]:
+    """The same on Datasette 0.65, where the last word counts."""
+    from .permissions import verdict
+
+    return verdict(datasette, actor, action, resource)
+
+
+@hookimpl
+def get_metadata(datasette: Datasette, key: str | None, database: str | None, table: str | None) -> dict[str, object]:
+    """Keep our tables out of Datasette 0.65's lists; 1.0 knows them by their names."""
+    from .permissions import hidden
+
+    return hidden(datasette, key, database, table)
+
+
+@hookimpl(tryfirst=True)
+def filters_from_request(request: Request, database: str, datasette: Datasette) -> Awaitable[None]:
+    """Let no table page search in an index's tables that the actor may not see."""
+    from .permissions import guard_filters
+
+    return guard_filters(datasette, request, database)
+
+
+@hookimpl
 def register_routes() -> list[tuple[str, Callable[..., Awaitable[object]]]]:
-    """Serve the search page and the status page of an index, and their JSON twins."""
+    """Serve the pages of an index, and their twins in JSON and CSV."""
+    from . import everywhere, similar
+    from .index_page import INDEX_ROUTE, index_page
+    from .map import MAP_ROUTE, map_page
+    from .site_status import SITE_STATUS_ROUTE, site_status_page
     from .status import STATUS_ROUTE, status_page
     from .views import ROUTE, search_page
 
-    return [(ROUTE, search_page), (STATUS_ROUTE, status_page)]
+    return [
+        (everywhere.ROUTE, everywhere.everywhere_page),
+        (ROUTE, search_page),
+        (similar.ROUTE, similar.similar_page),
+        (STATUS_ROUTE, status_page),
+        (MAP_ROUTE, map_page),
+        (SITE_STATUS_ROUTE, site_status_page),
+        (INDEX_ROUTE, index_page),
+    ]
 
 
 @hookimpl
-def table_actions(datasette: Datasette, database: str, table: str) -> Links:
+def render_cell(value: object, table: str | None) -> str | None:
+    """Show how long a vector is; Datasette cannot link to a BLOB of our view, which has no primary key."""
+    return f"<{len(value):,} bytes>" if isinstance(value, bytes) and table and table.startswith("_vec_") else None
+
+
+@hookimpl
+def menu_links(datasette: Datasette, actor: Actor) -> Links:
+    """Lead from every page to the search over all indexes."""
+    from .menus import of_instance
+
+    return lambda: of_instance(datasette, actor)
+
+
+@hookimpl
+def table_actions(datasette: Datasette, actor: Actor, database: str, table: str) -> Links:
     """Lead from a table to the search pages of its indexes."""
-    from .views import links
+    from .menus import of_table
 
-    return lambda: links(datasette, database, table)
+    return lambda: of_table(datasette, actor, database, table)
 
 
 @hookimpl
-def view_actions(datasette: Datasette, database: str, view: str) -> Links:
+def view_actions(datasette: Datasette, actor: Actor, database: str, view: str) -> Links:
     """Lead from a view to the search pages of its indexes; Datasette 0.65 calls `table_actions` for views too."""
-    from .views import links
+    from .menus import of_table
 
-    return lambda: links(datasette, database, view)
+    return lambda: of_table(datasette, actor, database, view)
+
+
+@hookimpl
+def database_actions(datasette: Datasette, actor: Actor, database: str) -> Links:
+    """Lead from a database to the page on which its tables are indexed."""
+    from .index_page import links
+
+    return lambda: links(datasette, actor, database, None)
+
+
+@hookimpl
+def row_actions(datasette: Datasette, request: Request, database: str, table: str) -> Links:
+    """Lead from a row to the rows that are similar to it; Datasette 1.0."""
+    from .menus import of_row
+
+    return lambda: of_row(datasette, request, database, table)
+
+
+@hookimpl
+def extra_template_vars(
+    datasette: Datasette, request: Request | None, view_name: str, database: str | None, table: str | None
+) -> Callable[[], Awaitable[dict[str, object]]] | None:
+    """The same for Datasette 0.65, by our template of a row's page."""
+    from .compat import has_row_menu
+    from .menus import of_row_page
+
+    if view_name != "row" or request is None or not database or not table or has_row_menu(datasette):
+        return None
+    return lambda: of_row_page(datasette, request, database, table)
+
+
+@hookimpl
+def register_mcp_tools(datasette: Datasette, mcp: MCPServer[Any]) -> None:
+    """Offer search to agents at `/-/mcp`; called by datasette-mcp, where that is installed."""
+    from .mcp import register
+
+    register(datasette, mcp)

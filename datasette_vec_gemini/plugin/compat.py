@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from datasette.app import Datasette
+from datasette.utils import actor_matches_allow
+
+from ..errors import InvalidSetting, shown
+from .ownership import fold
+
+Actor = Mapping[str, Any] | None
 
 
 def public_settings(datasette: Datasette, plugin: str) -> list[dict[str, Any]]:
@@ -26,7 +34,33 @@ def public_settings(datasette: Datasette, plugin: str) -> list[dict[str, Any]]:
     return list(found(datasette.metadata()))
 
 
-async def may_view(datasette: Datasette, actor: Mapping[str, Any] | None, database: str, table: str) -> bool:
+def configured(datasette: Datasette, plugin: str) -> list[tuple[str, str | None]]:
+    """The (database, None) and (database, table) that have settings for a plugin.
+
+    Raises InvalidSetting where `plugins` is no mapping at one of them.
+    """
+    root = datasette.config if hasattr(datasette, "allowed") else datasette.metadata()
+
+    def blocks(level: object) -> list[tuple[str, dict[str, Any]]]:
+        items = level.items() if isinstance(level, dict) else ()
+        return [(name, block) for name, block in items if isinstance(block, dict)]
+
+    found: list[tuple[str, str | None]] = []
+    for database, block in blocks(_block(root, "databases")):
+        places = [(None, block), *blocks(block.get("tables"))]
+        for table, own in places:
+            plugins = own.get("plugins")
+            if not isinstance(plugins, Mapping | None):
+                where = f"database {database}" if table is None else f"table {table} of database {database}"
+                raise InvalidSetting(
+                    f"plugins of {where}: expected the name of each plugin with its settings, found {shown(plugins)}"
+                )
+            if plugin in (plugins or {}):
+                found.append((database, table))
+    return found
+
+
+async def may_view(datasette: Datasette, actor: Actor, database: str, table: str) -> bool:
     """Whether the actor may see a table or view, by the rules of the table, of its database and of the instance."""
     allowed: bool
     if hasattr(datasette, "allowed"):
@@ -39,3 +73,160 @@ async def may_view(datasette: Datasette, actor: Mapping[str, Any] | None, databa
         permissions = [("view-table", (database, table)), ("view-database", database), "view-instance"]
         allowed, _ = await datasette.check_visibility(actor, permissions=permissions)
     return allowed
+
+
+async def may_run_sql(datasette: Datasette, actor: Actor, database: str) -> bool:
+    """Whether the actor may run any SQL over a database."""
+    if hasattr(datasette, "allowed"):
+        from datasette.resources import DatabaseResource
+
+        resource = DatabaseResource(database=database)
+        return bool(await datasette.allowed(action="execute-sql", resource=resource, actor=actor))
+    return await may_view_database(datasette, actor, database) and bool(
+        await datasette.permission_allowed(actor, "execute-sql", database, default=True)
+    )
+
+
+async def permitted(datasette: Datasette, actor: Actor, action: str, *, default: bool = False) -> bool:
+    """Whether the actor has one of our permissions on the whole instance; `default` as in `permitted_on`."""
+    if hasattr(datasette, "allowed"):
+        return bool(await datasette.allowed(action=action, actor=actor))
+    verdict = _verdict(datasette, actor, action, default=default)
+    return bool(await datasette.permission_allowed(actor, action, default=verdict))
+
+
+async def permitted_on(
+    datasette: Datasette, actor: Actor, action: str, database: str, table: str, *, default: bool = False
+) -> bool:
+    """Whether the actor has one of our permissions on a table, which nobody has who may not view the table.
+
+    On 0.65, which knows no declared permissions, `default` is the answer where no rule has one.
+    """
+    if hasattr(datasette, "allowed"):
+        from datasette.resources import TableResource
+
+        resource = TableResource(database=database, table=table)
+        return bool(await datasette.allowed(action=action, resource=resource, actor=actor))
+    verdict = _verdict(datasette, actor, action, database, table, default=default)
+    if not await datasette.permission_allowed(actor, action, resource=(database, table), default=verdict):
+        return False
+    return await may_view(datasette, actor, database, table)
+
+
+async def tables_permitted(
+    datasette: Datasette, actor: Actor, action: str, database: str, *, default: bool = False
+) -> list[str]:
+    """The tables and views of a database on which the actor has one of our permissions."""
+    if hasattr(datasette, "allowed"):
+        page = await datasette.allowed_resources(action, actor, parent=database, limit=1000)
+        return [resource.child async for resource in page.all()]
+    db = datasette.databases[database]
+    names = [*await db.table_names(), *await db.view_names()]
+    return [name for name in names if await permitted_on(datasette, actor, action, database, name, default=default)]
+
+
+def _verdict(
+    datasette: Datasette, actor: Actor, action: str, database: str = "", table: str = "", *, default: bool
+) -> bool:
+    """What 1.0 would say by the `permissions:` blocks of the metadata, which 0.65 does not read itself.
+
+    The innermost block that names the action decides; root has every right that the outermost does not take away.
+    """
+    root = _block(datasette.metadata())
+    levels = [root]
+    if database:
+        inner = _block(root, "databases", database)
+        names = _block(inner, "tables")
+        # SQLite and 1.0 take no notice of the case of a table's name; of two spellings the stricter counts.
+        spellings = [_block(block) for name, block in names.items() if fold(str(name)) == fold(table)]
+        if verdicts := [_matches(actor, block, action) for block in spellings if _has_rule(block, action)]:
+            return all(verdicts)
+        levels.insert(0, inner)
+    for block in levels:
+        if _has_rule(block, action):
+            return _matches(actor, block, action)
+    return default or (actor is not None and actor.get("id") == "root")
+
+
+def _block(found: object, *path: str) -> Mapping[str, Any]:
+    """What stands at a path of the configuration; nothing where that is no mapping."""
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _has_rule(block: Mapping[str, Any], action: str) -> bool:
+    rules = block.get("permissions")
+    return rules.get(action) is not None if isinstance(rules, Mapping) else rules is not None
+
+
+def _matches(actor: Actor, block: Mapping[str, Any], action: str) -> bool:
+    """Whether a block's rule lets the actor; one that cannot be understood lets nobody."""
+    allow = _block(block, "permissions").get(action)
+    if isinstance(allow, int):  # numbers come from the command line's `-s`
+        return bool(allow)
+    return isinstance(allow, Mapping) and bool(actor_matches_allow(actor, allow))
+
+
+def declared(name: str, description: str, *, of_tables: bool) -> Any:
+    """One of our permissions as 1.0 wants it declared; who may not view a table has none on it."""
+    from datasette.permissions import Action
+    from datasette.resources import TableResource
+
+    if of_tables:
+        return Action(name=name, description=description, resource_class=TableResource, also_requires="view-table")
+    return Action(name=name, description=description)
+
+
+def is_about_tables(datasette: Datasette, action: str) -> bool:
+    """Whether a permission of 1.0 is one on tables: to see, change or drop them."""
+    from datasette.resources import TableResource
+
+    declaration = datasette.actions.get(action)
+    return declaration is not None and declaration.resource_class is TableResource
+
+
+def allow_everybody(reason: str) -> Any:
+    """A rule of 1.0 that any other one of the instance, a database or a table goes over."""
+    from datasette.permissions import PermissionSQL
+
+    return PermissionSQL.allow(reason=reason)
+
+
+def deny(pairs: Iterable[tuple[str, str]], reason: str) -> Any:
+    """A rule of 1.0 against these tables, each with its database; no rule that allows goes over it."""
+    from datasette.permissions import PermissionSQL
+
+    rows = json.dumps([[database, table, reason] for database, table in pairs])
+    # Datasette repeats each statement with other parameters for the anonymous actor, by plain replacement: a name that
+    # begins another one would break it.
+    return PermissionSQL(
+        sql="""
+        select json_extract(value, '$[0]') as parent, json_extract(value, '$[1]') as child, 0 as allow,
+            json_extract(value, '$[2]') as reason
+        from json_each(:datasette_vec_gemini_denied)
+        """,
+        params={"datasette_vec_gemini_denied": rows},
+    )
+
+
+def sql_url(datasette: Datasette, database: str, sql: str) -> str:
+    """The address of the page that runs a statement over a database and shows it for changing."""
+    page = "/-/query" if hasattr(datasette, "allowed") else ""
+    return f"{datasette.urls.database(database)}{page}?{urlencode({'sql': sql})}"
+
+
+async def may_view_database(datasette: Datasette, actor: Actor, database: str) -> bool:
+    """Whether the actor may see that there is a database."""
+    if hasattr(datasette, "allowed"):
+        from datasette.resources import DatabaseResource
+
+        resource = DatabaseResource(database=database)
+        return bool(await datasette.allowed(action="view-database", resource=resource, actor=actor))
+    visible, _ = await datasette.check_visibility(actor, permissions=[("view-database", database), "view-instance"])
+    return bool(visible)
+
+
+def has_row_menu(datasette: Datasette) -> bool:
+    """Whether the page of a row has a menu of actions."""
+    return hasattr(datasette, "allowed")

@@ -1,27 +1,23 @@
-"""What the page's template needs beyond the answer: addresses, filters that can be taken away, marked words."""
+"""What pages of hits share beyond the answer: addresses, and facets and filters that can be switched on and off."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from datasette.app import Datasette
 
-from ..domain import Hit, Index
+from ..browsing import Browsed, Facet
+from ..domain import Index
 from ..keys import Key, key_to_path
-from ..store.keyword import terms
 from .answers import Answer
+from .cards import Card, marked, shown
 
 Pairs = Sequence[tuple[str, str]]
 
-_WORD = re.compile(r"([^\W_]+)")
-_TELLING = re.compile(r"[^\W_]{3}|[^\x00-\x7f]|\d")
-_ENDING = re.compile(r"(?<=\w{3})(?:ing|ed|es|s|e|ly)$")
+RESERVED = frozenset({"q", "mode"})
+"""The parameters of a search page that are no filters."""
 
 
 def index_url(datasette: Datasette, database: str, index: Index, pairs: Pairs = (), *, suffix: str = "") -> str:
@@ -41,53 +37,126 @@ def row_url(datasette: Datasette, database: str, index: Index, key: Key) -> str 
     return url
 
 
-def context(datasette: Datasette, database: str, answer: Answer, pairs: Pairs) -> dict[str, Any]:
-    """The variables of `vec_search.html` for a request that had the parameters `pairs`."""
-    index = answer.index
+def similar_url(datasette: Datasette, database: str, index: Index, path: str) -> str:
+    """The address of the rows that are similar to that of a key in Datasette's path form."""
+    return index_url(datasette, database, index, [("key", path)], suffix="/similar")
+
+
+def cards(
+    datasette: Datasette, database: str, index: Index, found: Browsed, *, text: str = "", columns: Sequence[str]
+) -> list[Card]:
+    """The hits of a page, with near-duplicates under the best of their kind."""
+
+    def card(number: int, duplicates: Sequence[Card] = ()) -> Card:
+        hit = found.hits[number]
+        # An empty key has no spelling, and that of a BLOB is not understood.
+        path = "" if any(isinstance(part, bytes) for part in hit.key) else key_to_path(hit.key)
+        return Card(
+            hit=hit,
+            strength=found.strengths[number],
+            url=row_url(datasette, database, index, hit.key),
+            similar_url=similar_url(datasette, database, index, path) if path else None,
+            pieces=marked(hit, text),
+            columns=[(name, shown(hit.row[name])) for name in columns if hit.row.get(name) is not None],
+            duplicates=duplicates,
+        )
+
+    folded: dict[Key, list[Card]] = {}
+    for number, hit in enumerate(found.hits):
+        if original := found.duplicate_of.get(hit.key):
+            folded.setdefault(original, []).append(card(number))
+    return [
+        card(number, folded.get(hit.key, ()))
+        for number, hit in enumerate(found.hits)
+        if hit.key not in found.duplicate_of
+    ]
+
+
+def is_filter(parameter: str, reserved: frozenset[str] = RESERVED) -> bool:
+    """Whether a parameter of a page filters; as in Datasette, one with a leading underscore does if it has two more."""
+    return parameter not in reserved and (not parameter.startswith("_") or "__" in parameter)
+
+
+def facets(
+    answer: Answer, pairs: Pairs, url: Callable[[Pairs], str], *, reserved: frozenset[str] = RESERVED
+) -> dict[str, dict[str, Any]]:
+    """Facets as JSON gives them; `url` makes an address of the parameters."""
     kept = [pair for pair in pairs if pair[0] != "_next"]
-    query = answer.query
+
+    def result(facet: Facet, value: object, count: int) -> dict[str, Any]:
+        toggled, selected = None, False
+        if not isinstance(value, bytes):
+            filters = _filters(facet.column, value, reserved)
+            selected = any(pair in kept for pair in filters)
+            without = [pair for pair in kept if pair not in filters]
+            toggled = url(without if selected else [*kept, filters[0]])
+        shown_value = shown(value) if isinstance(value, bytes) else value
+        return {"value": shown_value, "count": count, "toggle_url": toggled, "selected": selected}
+
+    return {
+        facet.column: {
+            "among": facet.among,
+            "results": [result(facet, value, count) for value, count in facet.counts],
+            "truncated": facet.is_cut,
+        }
+        for facet in answer.found.facets
+    }
+
+
+def _filters(column: str, value: object, reserved: frozenset[str]) -> list[tuple[str, str]]:
+    """The ways to say that a column has a value, the usual one first."""
+    if value is None:
+        return [(f"{column}__isnull", "1")]
+    # The name itself may end like an operator, or be one of the page's own parameters.
+    named = [] if "__" in column or not is_filter(column, reserved) else [(column, str(value))]
+    return [*named, (f"{column}__exact", str(value))]
+
+
+def common(
+    datasette: Datasette,
+    database: str,
+    answer: Answer,
+    pairs: Pairs,
+    *,
+    suffix: str = "",
+    reserved: frozenset[str] = RESERVED,
+    columns: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The variables that the pages of hits share, for a request that had the parameters `pairs`."""
+    index, query = answer.index, answer.query
+    kept = [pair for pair in pairs if pair[0] != "_next"]
+    text = query.text if query and not answer.key else ""
+
+    def url(parameters: Pairs, form: str = "") -> str:
+        return index_url(datasette, database, index, parameters, suffix=suffix + form)
+
+    def all_of(found: Browsed) -> list[Card]:
+        names = index.filter_columns if columns is None else columns
+        return cards(datasette, database, index, found, text=text, columns=names)
+
+    counted = [value for name, value in kept if name == "_facet"]
     return {
         "database": database,
         "answer": answer,
         "index": index,
-        "text": next((value for name, value in pairs if name == "q"), ""),
-        "action": index_url(datasette, database, index),
-        "json_url": index_url(datasette, database, index, pairs, suffix=".json"),
-        "status_url": index_url(datasette, database, index, suffix="/status"),
-        "hidden": [pair for pair in kept if pair[0] == "_size" or is_filter(pair[0])],
+        "cards": all_of(answer.found),
+        "nearest": all_of(answer.nearest),
+        "facets": facets(answer, pairs, url, reserved=reserved),
+        "without_facet": {
+            name: url([pair for pair in kept if pair != ("_facet", name)]) for name in dict.fromkeys(counted)
+        },
+        "suggested": [(name, url([*kept, ("_facet", name)])) for name in index.filter_columns if name not in counted],
+        "hidden": [pair for pair in kept if pair[0] in {"_size", "_facet"} or is_filter(pair[0], reserved)],
         "filters": [
-            (name, value, index_url(datasette, database, index, [*kept[:place], *kept[place + 1 :]]))
+            (name, value, url([*kept[:place], *kept[place + 1 :]]))
             for place, (name, value) in enumerate(kept)
-            if is_filter(name)
+            if is_filter(name, reserved)
         ],
-        "hits": [
-            (hit, row_url(datasette, database, index, hit.key), marked(hit, query.text if query else ""))
-            for hit in answer.hits
-        ],
+        "unfiltered_url": url([pair for pair in kept if not is_filter(pair[0], reserved)]),
         "first": query.offset + 1 if query else 1,
-        "next_url": answer.next and index_url(datasette, database, index, [*kept, ("_next", str(answer.next))]),
+        "next_url": answer.next and url([*kept, ("_next", str(answer.next))]),
+        "json_url": url(pairs, ".json"),
+        "csv_url": url([*(pair for pair in kept if pair[0] not in {"_size", "_facet"}), ("_size", "100")], ".csv"),
+        "search_url": index_url(datasette, database, index),
+        "status_url": index_url(datasette, database, index, suffix="/status"),
     }
-
-
-def is_filter(parameter: str) -> bool:
-    """Whether a parameter of the page filters; Datasette keeps those with a leading underscore for itself."""
-    return parameter not in {"q", "mode"} and not parameter.startswith("_")
-
-
-def marked(hit: Hit, text: str) -> list[tuple[str, bool]]:
-    """The snippet in pieces, each with whether the keyword side looked for it.
-
-    Words like "a" and "in" are marked only where nothing else was asked for.
-    """
-    if hit.why.keyword is None:
-        return [(hit.snippet, False)]
-    words = [word for term in terms(text) for word in _WORD.findall(term)]
-    stems = {_stem(word) for word in filter(_TELLING.search, words)} or {_stem(word) for word in words}
-    flagged = [(piece, _stem(piece) in stems) for piece in _WORD.split(hit.snippet) if piece]
-    return [("".join(piece for piece, _ in run), is_match) for is_match, run in groupby(flagged, key=itemgetter(1))]
-
-
-def _stem(word: str) -> str:
-    """About what FTS5 compares: no case, no accents, no English ending; good enough for marking."""
-    letters = (c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))
-    return _ENDING.sub("", "".join(letters))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ..functions import GEMINI, Functions
 from ..gate import Gate
 from ..paid import PaidEmbedder
 from . import compat, visitors
+from .jobs import Jobs
 
 PLUGIN = "datasette-vec-gemini"
 PAGE_TEXTS_PER_MINUTE = 30
@@ -32,6 +34,8 @@ class Site:
 
     `fault` is what is wrong with its settings; then nothing that costs money works. On `threads` the pages wait
     for paid models: asyncio's own are few, and twenty visitors of a service that is down would wait for each other.
+    `counting` lets one visitor at a time count what an index holds.
+    `declarations` are those of each database; `problems` has by database and index what is not as declared, and why.
     """
 
     def __init__(self, datasette: Datasette) -> None:
@@ -50,7 +54,12 @@ class Site:
             errors=self.gate.errors,
         )
 
+        self.jobs = Jobs()
+        self.sync_seconds = 0.0
+        self.declarations: dict[str, list[config.Declaration]] = {}
+        self.problems: dict[tuple[str, str], str] = {}
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vec-embed")
+        self.counting = asyncio.Semaphore(1)
         self._warming: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -96,11 +105,11 @@ class Site:
             return self._warming
 
 
-class KeyShown(StartupError, ClickException):  # type: ignore[misc]  # Datasette has no types
-    """A key stands where everybody could read it.
+class Misconfigured(StartupError, ClickException):  # type: ignore[misc]  # Datasette has no types
+    """The settings are wrong, or show a key to everybody.
 
     As one of click's exceptions it ends `datasette` with its message alone: with a traceback, rich would print the
-    local variables of Datasette's functions, and the key among them.
+    local variables of Datasette's functions, and a key among them.
     """
 
 
@@ -117,13 +126,52 @@ def of(datasette: Datasette) -> Site:
 
 
 def start(datasette: Datasette) -> None:
-    """Refuse a key that everybody could read, and warm up."""
+    """Refuse wrong settings and a key that everybody could read, and warm up. Raises Misconfigured."""
     if any(isinstance(layer.get("api_key"), str) for layer in compat.public_settings(datasette, PLUGIN)):
-        raise KeyShown(
+        raise Misconfigured(
             f"plugins: {PLUGIN}: api_key stands in the metadata, which this version of Datasette shows to everybody at "
             "/-/metadata.json. Put the key into an environment variable and write api_key: {$env: GEMINI_API_KEY}"
         )
-    of(datasette).warm_up()
+    own = of(datasette)
+    try:
+        _configure(datasette, own)
+    except InvalidSetting as error:
+        raise Misconfigured(str(error)) from None
+    own.warm_up()
+
+
+def _configure(datasette: Datasette, own: Site) -> None:
+    """Check the settings of every level and take over what the server works by. Raises InvalidSetting."""
+    if own.fault:
+        raise own.fault
+    ((where, layer),) = settings_of(datasette)
+    config.settings((where, layer))
+    own.sync_seconds = config.sync_interval(where, layer)
+    places: dict[str, list[tuple[str, config.Declaration]]] = {}
+    for database, table in compat.configured(datasette, PLUGIN):
+        layers = settings_of(datasette, database, table)
+        config.settings(*layers)
+        if table is not None:
+            where, layer = layers[-1]
+            found = [(where, declaration) for declaration in config.declarations(where, layer, table)]
+            places.setdefault(database, []).extend(found)
+    for declared in places.values():
+        config.check_names(declared)
+    own.declarations = {name: [declaration for _, declaration in declared] for name, declared in places.items()}
+
+
+def settings_of(
+    datasette: Datasette, database: str | None = None, table: str | None = None
+) -> list[tuple[str, object]]:
+    """What the configuration says at each level down to this one, the instance first, with where it stands."""
+    layers = [(f"plugins: {PLUGIN}", datasette.plugin_config(PLUGIN))]
+    if database is not None:
+        of_database = datasette.plugin_config(PLUGIN, database=database, fallback=False)
+        layers.append((f"plugins: {PLUGIN} of database {database}", of_database))
+    if table is not None:
+        of_table = datasette.plugin_config(PLUGIN, database=database, table=table, fallback=False)
+        layers.append((f"plugins: {PLUGIN} of table {table}", of_table))
+    return layers
 
 
 def ledger(database: Database | None) -> str:

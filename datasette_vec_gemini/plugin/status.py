@@ -1,41 +1,198 @@
-"""The status page of an index and its JSON twin; those who may spend also see what was spent and what failed."""
+"""The status page of an index and its JSON twin; those who may index also steer its jobs there.
+
+Those who may spend also see what was spent and what failed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import re
+from contextlib import closing
+from functools import partial
+from typing import Any, cast, get_args
 
-from datasette import Request, Response
+from datasette import NotFound, Request, Response
 from datasette.app import Datasette
 from datasette.database import Database
 
-from .. import checking
+from .. import checking, embedders
 from ..account import today
 from ..budget import SEARCH_DAILY_USD
+from ..connection import connect
+from ..domain import Index
 from ..driver import sqlite3
-from ..errors import VecError
-from ..store import usage
-from . import page, site, views, visitors
+from ..errors import InvalidSetting, UsageError, VecError
+from ..filling import FAILED, PENDING
+from ..paid import PaidEmbedder
+from ..store import jobs as table
+from ..store import reading, registry, usage
+from ..store.jobs import Job, JobKind
+from . import forms, page, permissions, site, views, visitors
+from .declared import obstacle
+from .finding import limited
+from .running import Run
 
 STATUS_ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)/status(\.(?P<format>json))?$"
 
+_DOLLARS = re.compile(r"\$\d[\d,.]*(?<=\d)")
+
 
 async def status_page(datasette: Datasette, request: Request) -> Response:
-    """Answer `/<database>/-/vec/<index>/status`; like the search page, only who may view the table sees it."""
-    db, index, _ = await views.visible_index(datasette, request)
+    """Answer `/<database>/-/vec/<index>/status`; a POST with `action` starts, pauses, resumes or cancels a job."""
+    db, index = await views.visible_index(datasette, request)
+    may_index = await permissions.may_index(datasette, request.actor, db.name, index.table)
+    error, status = "", 200
+    if request.method == "POST":
+        if not may_index:
+            raise NotFound(views.NOT_FOUND)
+        try:
+            await _act(datasette, db, index, await forms.read(request))
+            return Response.redirect(page.index_url(datasette, db.name, index, suffix="/status"), status=303)
+        except VecError as raised:
+            error, status = str(raised), forms.status_of(raised)
     try:
-        found = (await db.execute_fn(lambda conn: checking.status(conn, index))).to_dict()
-    except VecError as error:
-        return Response.json({"ok": False, "error": str(error), "status": 503}, status=503)
-    found["spending"] = await _spending(datasette, db) if await visitors.may_embed_async(datasette, request) else None
+        found = await _found(datasette, request, db, index, may_index=may_index)
+    except VecError as raised:
+        failure = {"ok": False, "error": str(raised), "status": 503}
+        return Response.json(failure, status=503)
     if request.url_vars["format"]:
         return Response.json({"ok": True} | found)
     context = {
         "database": db.name,
         "index": index,
         "status": found,
+        "error": error,
         "search_url": page.index_url(datasette, db.name, index),
+        "status_url": page.index_url(datasette, db.name, index, suffix="/status"),
     }
-    return Response.html(await datasette.render_template("vec_status.html", context, request=request))
+    return Response.html(await datasette.render_template("vec_status.html", context, request=request), status=status)
+
+
+async def _found(
+    datasette: Datasette, request: Request, db: Database, index: Index, *, may_index: bool
+) -> dict[str, Any]:
+    """What the page and its twin tell."""
+    own = site.of(datasette)
+    run = own.jobs.find(db.path, index.name) if db.path else None
+
+    def read(conn: sqlite3.Connection) -> tuple[dict[str, Any], list[Job]]:
+        begun = registry.building(conn, index.name)
+        known = table.of_index(conn, index.name)
+        found = checking.status(conn, index).to_dict()
+        found["chunk_states"] = _chunks(conn, index)
+        found["building"] = begun and {
+            "generation": begun.generation,
+            "embedder": begun.embedder,
+            **_chunks(conn, begun),
+        }
+        return found, known
+
+    found: dict[str, Any]
+    async with own.counting:  # of a large index it takes a while, and holds one of Datasette's few SQL threads
+        found, known = await limited(datasette, db, read, times=10)
+    may_embed = await visitors.may_embed_async(datasette, request)
+    with_costs = may_index or may_embed
+    jobs = [job_to_dict(run.job, run, with_costs=with_costs)] if run else []
+    found |= {
+        "jobs": jobs
+        + [job_to_dict(job, None, with_costs=with_costs) for job in known if not run or job.kind != run.job.kind],
+        "write_through": _write_through(own, db, index, known),
+        "may_index": may_index,
+        "paid": is_paid(own, index),
+        "declaration": own.problems.get((db.name, index.name.lower()), "") if may_index else "",
+        "spending": await _spending(datasette, db) if may_embed else None,
+    }
+    return found
+
+
+def _chunks(conn: sqlite3.Connection, index: Index) -> dict[str, int]:
+    """The chunks of a generation, each in one of three states."""
+    chunks, pending, failed = (reading.count_chunks(conn, index, only=only) for only in ("1", PENDING, FAILED))
+    return {"chunks": chunks, "embedded": chunks - pending - failed, "pending": pending, "failed": failed}
+
+
+def job_to_dict(job: Job, run: Run | None, *, with_costs: bool) -> dict[str, Any]:
+    """A job as pages tell it; with its rate and the seconds that are left if it is under way here.
+
+    Without `with_costs` no dollars are told, be it in words.
+    """
+    rate = run.rate() if run else None
+    costs = {"max_usd": job.max_usd, "spent_usd": job.spent_usd} if with_costs else {}
+    return {
+        "kind": job.kind,
+        "state": job.state,
+        "asked": run.asked if run else job.asked,
+        "is_live": run is not None,
+        "started": job.started,
+        "ended": job.ended,
+        "stage": job.stage,
+        "done": job.done,
+        "total": job.total,
+        "per_second": round(rate, 1) if rate else None,
+        "seconds_left": round((job.total - job.done) / rate) if rate and job.total else None,
+        "message": job.message if with_costs else _DOLLARS.sub("$…", job.message),
+        **costs,
+    }
+
+
+def _write_through(own: site.Site, db: Database, index: Index, known: list[Job]) -> dict[str, Any]:
+    """Whether changes are indexed by themselves, and if not why."""
+    reason = obstacle(db)
+    stopped = next((job.state for job in known if job.kind == "sync" and job.state in {"paused", "cancelled"}), "")
+    if not reason and stopped:
+        reason = f"the sync was {stopped}; when somebody starts it again here, that starts again too"
+    if not reason and db.path and own.jobs.has_failed(db.path, index.name):
+        reason = "the last job has failed; they will be when somebody has started a sync here, or the server anew"
+    if not reason and not own.sync_seconds:
+        reason = "sync_interval_seconds is 0, or this is no server: run a sync here or with `datasette vec sync`"
+    if not reason and own.access.daily_usd is None and is_paid(own, index):
+        reason = (
+            f"{index.embedder} costs money and no daily_usd is set: words are indexed by themselves, meaning when you "
+            "run a sync"
+        )
+    return {"on": not reason, "reason": reason, "interval_seconds": own.sync_seconds}
+
+
+def is_paid(own: site.Site, index: Index) -> bool:
+    """Whether the model of an index costs money."""
+    try:
+        return isinstance(embedders.load(index.embedder, own.access), PaidEmbedder)
+    except VecError:
+        return False
+
+
+async def _act(datasette: Datasette, db: Database, index: Index, pairs: forms.Pairs) -> None:
+    """Do what a button says. Raises VecError."""
+    if reason := obstacle(db):
+        raise UsageError(reason)
+    action, kind = forms.field(pairs, "action"), forms.field(pairs, "kind")
+    own = site.of(datasette)
+    if action in {"pause", "cancel"}:
+        state = "paused" if action == "pause" else "cancelled"
+        await asyncio.to_thread(own.jobs.end, db.path, index.name, cast("Any", state))
+        return
+    if action not in {"start", "resume"} or kind not in get_args(JobKind):
+        raise UsageError("there is no such button: go back and reload the page")
+    work = partial(_start, own, db, index, cast("JobKind", kind), pairs, resumes=action == "resume")
+    await asyncio.to_thread(work)
+
+
+def _start(own: site.Site, db: Database, index: Index, kind: JobKind, pairs: forms.Pairs, *, resumes: bool) -> None:
+    with_full = forms.field(pairs, "full") == "1"
+    max_usd, goes_on = forms.budget(pairs), None
+    with closing(connect(db.path, read_only=True, require_vec=False)) as conn:
+        if resumes:
+            known = {job.kind: job for job in table.of_index(conn, index.name)}
+            goes_on = known.get(kind)
+        at_work = (registry.building(conn, index.name) if kind == "rebuild" else None) or index
+    model = embedders.load(at_work.embedder, own.access)
+    if kind != "verify" and isinstance(model, PaidEmbedder):
+        model.require_key()
+        if max_usd is not None:
+            goes_on = None
+        elif goes_on is None or (goes_on.max_usd is None and own.access.daily_usd is None):
+            raise InvalidSetting(f"{model.name} costs money: say how many dollars this may cost at most")
+    own.jobs.start(db.path, index.name, kind, own.access, max_usd=max_usd, full=with_full, goes_on=goes_on)
 
 
 async def _spending(datasette: Datasette, db: Database) -> dict[str, Any]:

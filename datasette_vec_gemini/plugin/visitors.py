@@ -22,14 +22,13 @@ from weakref import WeakKeyDictionary
 
 from datasette import Request
 from datasette.app import Datasette
-from datasette.utils import actor_matches_allow
+
+from . import permissions
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-ACTION = "vec-embed"
 
 _log = logging.getLogger("datasette_vec_gemini")
 _FORWARDING = tuple(
@@ -78,7 +77,7 @@ class Visitors:
             news, self.elsewhere = reason and not self.elsewhere, self.elsewhere or reason
             self._foreign += visit.foreign
         if news:
-            _log.warning("A request from elsewhere (%s): new texts are now embedded for actors with %s", reason, ACTION)
+            _log.warning("A request from elsewhere (%s): new texts are now embedded for actors with vec-embed", reason)
         return visit
 
     def leave(self, visit: Visit) -> None:
@@ -142,7 +141,7 @@ def may_embed(datasette: Datasette) -> bool:
             return True
         if visit is None or visit.foreign or visit.thread == get_ident() or not visit.loop.is_running():
             return False
-        check = _permitted(datasette, visit.request.actor if visit.request else None)
+        check = permissions.may_embed(datasette, visit.request.actor if visit.request else None)
         # An empty context: inside `client.get(…, skip_permission_checks=True)` everybody would have the permission.
         future = Context().run(asyncio.run_coroutine_threadsafe, check, visit.loop)
         try:
@@ -162,27 +161,16 @@ async def may_embed_async(datasette: Datasette, request: Request) -> bool:
             return False
         if of(datasette).at_home(visit):
             return True
-        return await asyncio.create_task(_permitted(datasette, request.actor), context=Context())
+        return await asyncio.create_task(permissions.may_embed(datasette, request.actor), context=Context())
     except Exception:  # noqa: BLE001 - plugins decide too, and may raise anything
         _log.exception("Whether a visitor may embed cannot be told; the answer is no")
         return False
 
 
-def actions() -> list[Any]:
-    """The permission, as Datasette 1.0 wants it declared."""
-    from datasette.permissions import Action
-
-    return [Action(name=ACTION, description="Embed new texts with a paid embedder when searching")]
-
-
-async def _permitted(datasette: Datasette, actor: Mapping[str, Any] | None) -> bool:
-    if hasattr(datasette, "allowed"):
-        return bool(await datasette.allowed(action=ACTION, actor=actor))
-    # 0.65 gives root no rights and reads no `permissions:`; both are answered as 1.0 does, unless a plugin decides.
-    allow = (datasette.metadata("permissions") or {}).get(ACTION)
-    listed = allow is not None and actor_matches_allow(actor, allow)
-    root = actor is not None and actor.get("id") == "root"
-    return bool(await datasette.permission_allowed(actor, ACTION, default=listed or root))
+def is_foreign() -> bool:
+    """Whether another web page made the browser send the request that is being answered."""
+    visit = _visit.get()
+    return visit is not None and visit.foreign
 
 
 def _elsewhere(scope: Scope, headers: list[tuple[bytes, bytes]]) -> str:

@@ -144,8 +144,13 @@ def update(conn: sqlite3.Connection, index: Index, **values: object) -> None:
 
 
 def remove(conn: sqlite3.Connection, index: Index) -> None:
-    """Forget a generation."""
+    """Forget a generation, and with the last one what was done for the index in the background."""
     conn.execute("delete from _vec_indexes where name = ? and generation = ?", [index.name, index.generation])
+    if has_table(conn, "_vec__jobs"):
+        conn.execute(
+            'delete from _vec__jobs where "index" = :name and :name not in (select name from _vec_indexes)',
+            {"name": index.name},
+        )
 
 
 def checked(conn: sqlite3.Connection, index: Index) -> Checked | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..domain import Index, KeyColumn
@@ -161,6 +161,22 @@ def rows(
         for number, *values in cursor:
             found[start + number] = dict(zip(names, values, strict=True))
     return found
+
+
+def spread(conn: sqlite3.Connection, index: Index, *, every: int) -> Iterator[Row]:
+    """Every so many-th row of the source that can be identified, with the columns of the index."""
+    columns = listed(index.columns, of="t")
+    cursor = conn.execute(
+        f"""
+        select * from (
+            select row_number() over () as n, {columns} from {in_main(index.table)} as t
+            where {has_key(index, of="t")}
+        ) where (n - 1) % ? = 0
+        """,
+        [every],
+    )
+    for _, *values in cursor:
+        yield dict(zip(index.columns, values, strict=True))
 
 
 def check(conn: sqlite3.Connection, index: Index) -> None:

@@ -14,7 +14,7 @@ from ..errors import IndexExists
 from ..keys import Key
 from ..schema import in_main, key_names, listed, quote_identifier, source_key
 from ..vectors import quantise_int8, unpack
-from . import registry, source
+from . import picture, registry, source
 from .reading import has_codes, wrong_triggers
 
 SPARE = "_vec_spare"
@@ -63,6 +63,7 @@ def restore_tables(conn: sqlite3.Connection, index: Index) -> None:
     """Create what is missing of a generation's tables, empty; the vec0 table is not among them."""
     for statement in schema.tables(index):
         conn.execute(statement)
+    picture.create(conn, index)
 
 
 def drop(conn: sqlite3.Connection, index: Index) -> None:
@@ -71,6 +72,7 @@ def drop(conn: sqlite3.Connection, index: Index) -> None:
         conn.execute(f"drop trigger if exists {quote_identifier(name)}")
     if index.state == "active":
         conn.execute(f"drop view if exists {quote_identifier(index.view)}")
+    picture.drop(conn, index)
     kinds: tuple[Kind, ...] = ("codes", "fts", "chunks", "queue")
     for kind in kinds:
         conn.execute(f"drop table if exists {quote_identifier(index.object(kind))}")
@@ -82,6 +84,7 @@ def retire(conn: sqlite3.Connection, index: Index) -> None:
     for name in schema.triggers(index):
         conn.execute(f"drop trigger if exists {quote_identifier(name)}")
     conn.execute(f"drop view if exists {quote_identifier(index.view)}")
+    picture.drop(conn, index)
     kinds: tuple[Kind, ...] = ("codes", "fts", "queue")
     for kind in kinds:
         conn.execute(f"drop table if exists {quote_identifier(index.object(kind))}")

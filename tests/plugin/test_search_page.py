@@ -1,7 +1,9 @@
 """The search page and its JSON twin, driven through Datasette's own client, on 0.65 and on 1.0."""
 
+import csv
 import hashlib
 import html
+import io
 import json
 import os
 import re
@@ -9,29 +11,16 @@ import sqlite3 as standard_sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from datasette.utils import StartupError
+from pages import address, cookies, hrefs, plain, rules, titles
 
 from datasette_vec_gemini import Query, connect, create_index, drop, find_index, search, sqlite3
 from datasette_vec_gemini.plugin import prepare_connection
 
 BODY = "create table docs (id integer primary key, body text);"
-
-
-def hrefs(page: str) -> list[str]:
-    """The links of the hits, in order."""
-    return [html.unescape(href) for href in re.findall(r'<h2 dir="auto"><a href="([^"]*)">', page)]
-
-
-def titles(page: str) -> list[str]:
-    return [html.unescape(title) for title in re.findall(r'<h2 dir="auto">(?:<a [^>]*>)?([^<]*)<', page)]
-
-
-def address(page: str, text: str) -> str | None:
-    """Where the link with this text leads."""
-    found = re.search(rf'<a [^>]*href="([^"]*)"[^>]*>{re.escape(text)}</a>', page)
-    return html.unescape(found[1]) if found else None
 
 
 def expected(file: Path, query: Query) -> list[dict]:
@@ -40,10 +29,6 @@ def expected(file: Path, query: Query) -> list[dict]:
         return [hit.to_dict() for hit in search(conn, find_index(conn, "docs"), query)]
     finally:
         conn.close()
-
-
-def cookies(datasette, actor: str = "root") -> dict[str, str]:
-    return {"ds_actor": datasette.sign({"a": {"id": actor}}, "actor")}
 
 
 def sql_url(datasette, sql: str) -> str:
@@ -94,6 +79,8 @@ async def test_nothing_asked_is_nothing_found_in_json(site, library) -> None:
         "took_ms": 0.0,
         "pending": 0,
         "hits": [],
+        "nearest": [],
+        "facets": {},
         "next": None,
         "notices": [],
     }
@@ -107,18 +94,20 @@ async def test_page_and_json_show_what_the_library_finds(site, library, mode) ->
     parameters = urlencode({"q": "parse dates", "mode": mode, "_size": 4})
     body = (await datasette.client.get(f"/library/-/vec/docs.json?{parameters}")).json()
     assert body.pop("took_ms") > 0
+    assert plain(body.pop("hits")) == hits
     assert body == {
         "ok": True,
         "query": "parse dates",
         "index": "docs",
         "mode": mode,
         "pending": 0,
-        "hits": hits,
+        "nearest": [],
+        "facets": {},
         "next": "4",
         "notices": [],
     }
     page = (await datasette.client.get(f"/library/-/vec/docs?{parameters}")).text
-    assert titles(page) == [hit["title"] for hit in hits]
+    assert sorted(titles(page)) == sorted(hit["title"] for hit in hits)
     assert ("<mark>dates</mark>" in page) == (mode != "semantic")
     assert f'value="{mode}" checked' in page
     assert "model hashing@64" in page
@@ -132,7 +121,7 @@ async def test_rows_that_wait_for_the_index_are_counted(site, library) -> None:
     conn.close()
     datasette = site(library)
     assert (await datasette.client.get("/library/-/vec/docs.json?q=dates")).json()["pending"] == 1
-    assert "1 row not indexed yet" in (await datasette.client.get("/library/-/vec/docs?q=dates")).text
+    assert "25 of 26 rows indexed, 1 pending" in (await datasette.client.get("/library/-/vec/docs?q=dates")).text
 
 
 @pytest.mark.asyncio
@@ -150,7 +139,7 @@ async def test_other_parameters_are_filters_in_the_grammar_of_every_door(site, l
     datasette = site(library)
     asked = urlencode({"q": "read number", "_size": 20, "_unknown": "x"} | parameters)
     body = (await datasette.client.get(f"/library/-/vec/docs.json?{asked}")).json()
-    assert body["hits"] == expected(library, Query("read number", k=20, filters=filters))
+    assert plain(body["hits"]) == expected(library, Query("read number", k=20, filters=filters))
 
 
 @pytest.mark.asyncio
@@ -372,7 +361,7 @@ async def test_a_table_or_view_with_an_index_links_to_its_search_page(site, tmp_
     for table, index in [("docs", "docs"), ("v", "of_view")]:
         page = (await datasette.client.get(f"/my~2Edb-1/{table}")).text
         assert re.search(rf'href="/under/my~2Edb-1/-/vec/{index}"[^>]*>\s*Semantic search', page)
-    assert "/-/vec" not in (await datasette.client.get("/my~2Edb-1/other")).text
+    assert "/-/vec/" not in (await datasette.client.get("/my~2Edb-1/other")).text
 
     conn = connect(file)
     create_index(conn, "second", table="docs", columns=["body"], embedder="hashing@64")
@@ -418,7 +407,7 @@ async def test_opening_and_searching_leaves_a_file_as_it_is(site, library, is_im
     assert hashlib.sha256(library.read_bytes()).hexdigest() == before
     if is_immutable:  # else SQLite itself puts the -wal and -shm of a file in WAL mode beside it
         assert [file.name for file in library.parent.iterdir()] == ["library.db"]
-    assert response.json()["hits"] == expected(library, Query("parse dates", k=3, filters={"category": "time"}))
+    assert plain(response.json()["hits"]) == expected(library, Query("parse dates", k=3, filters={"category": "time"}))
 
 
 @pytest.mark.asyncio
@@ -434,7 +423,7 @@ async def test_without_its_model_an_index_is_searched_by_words_and_says_why(site
     datasette = site(library)
     body = (await datasette.client.get("/library/-/vec/docs.json?q=parse+dates")).json()
     assert (body["ok"], body["mode"]) == (True, "keyword")
-    assert body["hits"] == expected(library, Query("parse dates", mode="keyword"))
+    assert plain(body["hits"]) == expected(library, Query("parse dates", mode="keyword"))
     assert [reason in notice for notice in body["notices"]] == [True]
     page = (await datasette.client.get("/library/-/vec/docs?q=parse+dates")).text
     assert reason in page
@@ -545,10 +534,10 @@ async def test_a_search_past_the_time_limit_is_stopped_and_says_so(site, tmp_pat
     datasette = site(file, settings={"sql_time_limit_ms": 200})
     response = await datasette.client.get("/slow/-/vec/docs.json?q=word")
     assert response.status_code == 503
-    assert "the search took too long" in response.json()["error"]
+    assert "this took longer than" in response.json()["error"]
     page = await datasette.client.get("/slow/-/vec/docs?q=word")
     assert page.status_code == 503
-    assert "the search took too long" in page.text
+    assert "this took longer than" in page.text
 
 
 @pytest.mark.slow  # SQLite waits five seconds for a lock
@@ -576,10 +565,13 @@ async def test_settings_of_the_table_stand_over_those_of_its_database_and_of_the
     body = (await site(library, metadata=metadata).client.get("/library/-/vec/docs.json?q=dates")).json()
     assert (body["mode"], len(body["hits"])) == ("semantic", 2)
 
-    metadata = {"databases": {"library": {"tables": {"docs": block(page_sise=2)}}}}
-    response = await site(library, metadata=metadata).client.get("/library/-/vec/docs.json")
-    assert response.status_code == 500
-    assert "table docs: there is no setting 'page_sise'" in response.json()["error"]
+    for wrong, message in [
+        ({"page_sise": 2}, "table docs: there is no setting 'page_sise'"),
+        ({"columns_shown": "title"}, "table docs: columns_shown is 'title'; it must be a list of columns"),
+    ]:
+        metadata = {"databases": {"library": {"tables": {"docs": block(**wrong)}}}}
+        with pytest.raises(StartupError, match=message):
+            await site(library, metadata=metadata).client.get("/library/-/vec/docs.json")
 
 
 @pytest.mark.asyncio
@@ -641,3 +633,162 @@ print(asyncio.run(datasette.client.get("/library/-/vec/docs.json?q=parse+dates&m
     found = [hit["key"] for hit in json.loads(output.stdout)["hits"]]
     assert found == [hit["key"] for hit in expected(library, Query("parse dates", mode="semantic"))]
     assert output.stderr.count("sqlite-vec cannot be loaded") == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("parameters", ["q=parse+dates", "q=parse+dates&mode=keyword&category=time&_size=3&_next=3"])
+async def test_the_sql_that_is_shown_finds_the_same_hits(site, library, parameters) -> None:
+    datasette = site(library)
+    hits = (await datasette.client.get(f"/library/-/vec/docs.json?{parameters}")).json()["hits"]
+    page = (await datasette.client.get(f"/library/-/vec/docs?{parameters}")).text
+    (sql,) = parse_qs(urlsplit(address(page, "View and edit SQL")).query)["sql"]
+    rows = (await datasette.client.get(sql_url(datasette, sql))).json()["rows"]
+    assert [(row[0], row[1], row[2]) for row in rows] == [(hit["score"], hit["snippet"], hit["key"][0]) for hit in hits]
+    shown = await datasette.client.get(address(page, "View and edit SQL"))
+    assert shown.status_code == 200
+    assert html.escape(hits[0]["snippet"]) in shown.text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("schema", "rows"),
+    [
+        ('"a""b" text, c integer, body text, primary key ("a""b", c)', "('it''s', 1, 'word')"),
+        ("id blob primary key, body text", "(x'00ff', 'word')"),
+        ("id any primary key, body text", "(1.5, 'word')"),
+        ("body text", "('word')"),
+    ],
+)
+async def test_the_sql_finds_rows_by_any_key(site, tmp_path, build, schema, rows) -> None:
+    script = f"""create table "t'x" ({schema}); insert into "t'x" values {rows};"""
+    datasette = site(build(tmp_path / "library.db", script, table="t'x", columns=["body"]))
+    page = (await datasette.client.get("/library/-/vec/docs?q=word+it's")).text
+    (sql,) = parse_qs(urlsplit(address(page, "View and edit SQL")).query)["sql"]
+    rows_found = (await datasette.client.get(sql_url(datasette, sql))).json()["rows"]
+    assert [row[1] for row in rows_found] == ["word"]
+
+
+@pytest.mark.asyncio
+async def test_who_may_not_run_sql_is_not_led_to_it(site, library) -> None:
+    datasette = site(library, **rules({"databases": {"library": {"allow_sql": {"id": "root"}}}}))
+    page = (await datasette.client.get("/library/-/vec/docs?q=dates")).text
+    assert "View and edit SQL" not in page
+    seen = (await datasette.client.get("/library/-/vec/docs?q=dates", cookies=cookies(datasette))).text
+    assert "View and edit SQL" in seen
+
+
+@pytest.mark.asyncio
+async def test_csv_has_the_hits_of_the_page_by_datasettes_conventions(site, tmp_path, build) -> None:
+    script = """
+        create table docs (id integer primary key, title text, body text, picture blob);
+        insert into docs values (1, '=1+1', 'a "word", a line
+and another', x'00'), (2, null, 'word', null);
+    """
+    datasette = site(build(tmp_path / "library.db", script, columns=["title", "body"]))
+    response = await datasette.client.get("/library/-/vec/docs.csv?q=word")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    header, *rows = csv.reader(io.StringIO(response.text))
+    assert header == ["id", "_score", "_title", "_snippet", "title", "body", "picture"]
+    hits = (await datasette.client.get("/library/-/vec/docs.json?q=word")).json()["hits"]
+    assert [(row[0], float(row[1]), row[2], row[3]) for row in rows] == [
+        (str(hit["key"][0]), hit["score"], hit["title"], hit["snippet"]) for hit in hits
+    ]
+    by_id = {row[0]: row[4:] for row in rows}
+    *texts, picture = by_id["1"]
+    assert texts == ["=1+1", 'a "word", a line\nand another']
+    assert by_id["2"] == ["", "word", ""]
+    assert (await datasette.client.get(urlsplit(picture)._replace(scheme="", netloc="").geturl())).content == b"\0"
+
+    download = await datasette.client.get("/library/-/vec/docs.csv?q=word&_dl=1&_header=off")
+    assert download.headers["content-type"] == "text/csv; charset=utf-8"
+    assert download.headers["content-disposition"] == 'attachment; filename="docs.csv"'
+    assert len(list(csv.reader(io.StringIO(download.text)))) == 2
+
+    refused = await datasette.client.get("/library/-/vec/docs.csv?q=word&colour=red")
+    assert (refused.status_code, "has no column 'colour'" in refused.text) == (400, True)
+    assert refused.headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.asyncio
+async def test_words_that_nothing_has_bring_the_nearest_by_meaning_and_say_so(site, library) -> None:
+    datasette = site(library)
+    body = (await datasette.client.get("/library/-/vec/docs.json?q=parsing2&mode=keyword")).json()
+    assert (body["hits"], len(body["nearest"]), body["mode"]) == ([], 10, "keyword")
+    page = (await datasette.client.get("/library/-/vec/docs?q=parsing2&mode=keyword")).text
+    assert "Nothing matches these words. The nearest by meaning:" in page
+    assert re.search(r'role="status">\s*No hits', page)
+
+
+@pytest.mark.asyncio
+async def test_filters_that_no_row_passes_bring_the_nearest_without_them(site, library) -> None:
+    datasette = site(library)
+    for mode in ("hybrid", "keyword", "semantic"):
+        parameters = f"q=parse+dates&mode={mode}&category=none"
+        body = (await datasette.client.get(f"/library/-/vec/docs.json?{parameters}")).json()
+        assert (body["hits"], bool(body["nearest"])) == ([], True)
+        page = (await datasette.client.get(f"/library/-/vec/docs?{parameters}")).text
+        assert "No row passes these filters. The nearest without them:" in page
+        assert address(page, "Search without filters") == f"/library/-/vec/docs?q=parse+dates&mode={mode}"
+
+
+@pytest.mark.asyncio
+async def test_near_duplicates_are_folded_under_the_best_of_them_and_named_in_json(site, tmp_path, build) -> None:
+    script = (
+        f"{BODY} insert into docs values (1, 'a red fish'), (2, 'a red fish'), (3, 'blue bird'), (4, 'a red fish');"
+    )
+    datasette = site(build(tmp_path / "library.db", script, columns=["body"]))
+    hits = (await datasette.client.get("/library/-/vec/docs.json?q=red+fish")).json()["hits"]
+    assert [(hit["key"], hit["duplicate_of"]) for hit in hits] == [([1], None), ([2], [1]), ([4], [1]), ([3], None)]
+    page = (await datasette.client.get("/library/-/vec/docs?q=red+fish")).text
+    assert re.findall(r"<h2 dir=\"auto\"><a href=\"([^\"]*)\"", page) == ["/library/docs/1", "/library/docs/3"]
+    assert "2 near-duplicates" in page
+    assert hrefs(page) == [f"/library/docs/{key}" for key in (1, 2, 4, 3)]
+
+
+@pytest.mark.asyncio
+async def test_columns_under_a_hit_are_those_of_the_index_or_of_the_settings(site, tmp_path, build) -> None:
+    script = "create table docs (id integer primary key, body text, kind text, year integer, empty text);"
+    script += "insert into docs values (1, 'word', '<b>kind</b>', 1999, null);"
+    file = build(tmp_path / "library.db", script, columns=["body"], filter_columns=["kind"])
+    shown = r"<dt>([^<]*)</dt> <dd dir=\"auto\">([^<]*)</dd>"
+    page = (await site(file).client.get("/library/-/vec/docs?q=word")).text
+    assert re.findall(shown, page) == [("kind", "&lt;b&gt;kind&lt;/b&gt;")]
+    metadata = {"plugins": {"datasette-vec-gemini": {"columns_shown": ["year", "empty", "absent"]}}}
+    page = (await site(file, metadata=metadata).client.get("/library/-/vec/docs?q=word")).text
+    assert re.findall(shown, page) == [("year", "1999")]
+
+
+@pytest.mark.asyncio
+async def test_a_hit_says_how_strong_it_is_and_why(site, tmp_path, build) -> None:
+    script = f"{BODY} insert into docs values (1, 'parse a date'), (2, 'unrelated bird song');"
+    datasette = site(build(tmp_path / "library.db", script, columns=["body"]))
+    page = (await datasette.client.get("/library/-/vec/docs?q=parse+a+date")).text
+    assert re.findall(r'<meter min="0" max="1" value="([\d.]+)"', page) == ["1.00", "0.00"]
+    assert re.findall(r"<span>(\w+)[^<]*</span>\s*<details>", page) == ["Strong", "Weak"]
+    assert "Words: no. 1, BM25" in page
+    assert "Meaning: no. 1, cosine 1.000" in page
+    assert "Model: hashing@64" in page
+    assert "Best chunk: no. 1 of its row, characters 0 to 12" in page
+    assert address(page, "More like this") == "/library/-/vec/docs/similar?key=1"
+
+
+@pytest.mark.asyncio
+async def test_pages_are_not_for_robots_need_no_script_and_are_light(site, library) -> None:
+    datasette = site(library)
+    for path in ("/library/-/vec/docs?q=dates&_facet=category&_facet=year", "/library/-/vec/docs/similar?key=1"):
+        response = await datasette.client.get(path)
+        assert '<meta name="robots" content="noindex">' in response.text
+        assert response.headers["x-robots-tag"] == "noindex"
+        own = response.text[response.text.index('<section class="content">') : response.text.index("<footer")]
+        assert not re.search(r"<script|<style|\sstyle=|\son\w+=|https?://", own)
+        assert len(response.content) <= 60_000
+
+
+@pytest.mark.asyncio
+async def test_an_immutable_file_with_pending_rows_says_that_they_stay_so(site, library) -> None:
+    conn = connect(library)
+    conn.execute("insert into docs (title, body) values ('new', 'a new row')")
+    conn.commit()
+    conn.close()
+    body = (await site(immutables=[str(library)]).client.get("/library/-/vec/docs.json?q=dates")).json()
+    assert ["served as immutable, so 1 row is" in notice for notice in body["notices"]] == [True]

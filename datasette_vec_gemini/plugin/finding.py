@@ -1,0 +1,198 @@
+"""Find: embed without holding any connection, then search on one of Datasette's SQL threads within its time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from datasette import Request
+from datasette.app import Datasette
+from datasette.database import Database
+from datasette.utils import sqlite_timelimit
+
+from .. import embedders, searching
+from ..browsing import Browsed, browse, browse_similar, relaxed
+from ..domain import Embedder, Index, Query
+from ..driver import sqlite3
+from ..errors import DatabaseUnavailable, DocumentNotFound, EmbedderError, GateClosed, VecError
+from ..keys import Key, key_to_path
+from ..paid import PaidEmbedder
+from ..searching import embed_or_words
+from ..store import reading, source
+from ..store.transactions import mapped_errors, snapshot
+from ..vectors import Vector
+from . import site, visitors
+from .answers import Answer
+
+_T = TypeVar("_T")
+
+_INTERRUPTED = ("interrupted", "chunks iter error", "SQL logic error", "Could not extract")
+"""What SQLite says when a time limit stops it, and sqlite-vec in its place."""
+
+
+async def find(
+    datasette: Datasette, request: Request, db: Database, index: Index, query: Query, *, facets: Sequence[str] = ()
+) -> Answer:
+    """Answer a query; where nothing is found, with what is nearest.
+
+    Who asks must have been found to be allowed to. Raises VecError.
+    """
+    started = time.perf_counter()
+    answer = await ask(datasette, request, db, index, query, facets=facets)
+    if not answer.hits and answer.query and not query.offset:
+        answer = await _with_nearest(datasette, request, db, answer, answer.query)
+    return replace(answer, took_ms=_since(started))
+
+
+async def ask(
+    datasette: Datasette, request: Request, db: Database, index: Index, query: Query, *, facets: Sequence[str] = ()
+) -> Answer:
+    """The answer alone, by the vector that the query brings or is given here. Raises VecError."""
+    started = time.perf_counter()
+    query, notices = await embedded(datasette, request, db, index, query)
+
+    def read(conn: sqlite3.Connection) -> Answer:
+        with mapped_errors(), snapshot(conn):
+            return Answer(
+                index=index,
+                coverage=reading.coverage(conn, index),
+                mode=query.mode,
+                query=query,
+                found=browse(conn, index, query, facets=facets),
+                notices=[*notices, *_notices(db, conn, index, query)],
+            )
+
+    return replace(await limited(datasette, db, read), took_ms=_since(started))
+
+
+async def find_similar(
+    datasette: Datasette, db: Database, index: Index, key: Key, window: Query, *, facets: Sequence[str] = ()
+) -> Answer:
+    """Answer which rows are similar to that of a key; `window` says how many, from where, and with which filters."""
+    started = time.perf_counter()
+
+    def read(conn: sqlite3.Connection) -> Answer:
+        with mapped_errors(), snapshot(conn):
+            row = source.rows(conn, index, [key])[0] if len(key) == len(index.key) else None
+            if row is None:
+                raise DocumentNotFound(f"{index.table!r} has no row with the key {key_to_path(key)[:80]}")
+            found = browse_similar(
+                conn, index, key, k=window.k, offset=window.offset, filters=window.filters, facets=facets
+            )
+            return Answer(
+                index=index,
+                coverage=reading.coverage(conn, index),
+                mode="semantic",
+                query=window,
+                found=found,
+                key=key,
+                title=searching.title(index, key, row),
+                notices=_notices(db, conn, index, window),
+            )
+
+    return replace(await limited(datasette, db, read), took_ms=_since(started))
+
+
+async def coverage(datasette: Datasette, db: Database, index: Index) -> reading.Coverage:
+    """How much of the index can be found, for a page that asks nothing."""
+
+    def read(conn: sqlite3.Connection) -> reading.Coverage:
+        with mapped_errors():
+            return reading.coverage(conn, index)
+
+    return await limited(datasette, db, read)
+
+
+async def limited(
+    datasette: Datasette, db: Database, read: Callable[[sqlite3.Connection], _T], *, times: int = 1
+) -> _T:
+    """Read on one of Datasette's SQL threads within its time limit, or so many times as long.
+
+    Raises DatabaseUnavailable when that is over.
+    """
+    limit_ms = times * datasette.setting("sql_time_limit_ms")
+
+    def run(conn: sqlite3.Connection) -> _T:
+        try:
+            with sqlite_timelimit(conn, limit_ms):
+                return read(conn)
+        except sqlite3.OperationalError as error:
+            if not any(sign in str(error) for sign in _INTERRUPTED):
+                raise
+            raise DatabaseUnavailable(
+                f"this took longer than {limit_ms:,} ms: ask in another mode or with filters, or let the site raise "
+                "Datasette's sql_time_limit_ms"
+            ) from error
+
+    answer: _T = await db.execute_fn(run)
+    return answer
+
+
+async def embedded(
+    datasette: Datasette, request: Request, db: Database, index: Index, query: Query
+) -> tuple[Query, list[str]]:
+    """The query with its vector; or for keywords only, where the model cannot help, with the notice why.
+
+    No model holds one of Datasette's few SQL threads.
+    """
+    own = site.of(datasette)
+    allowed = query.mode != "keyword" and await visitors.may_embed_async(datasette, request)
+
+    def ask(model: Embedder, text: str) -> Vector:
+        if not isinstance(model, PaidEmbedder):
+            return model.embed_query(text)
+        try:
+            seconds = own.ready(model, own.access.query_seconds)
+            return own.page_gate.vector(model, text, task="RETRIEVAL_QUERY", timeout_seconds=seconds, allowed=allowed)
+        except GateClosed:
+            raise  # the visitor is told, and it is nothing that went wrong
+        except EmbedderError as error:
+            own.gate.note(error)
+            raise
+
+    is_paid = query.mode != "keyword" and await asyncio.to_thread(_is_paid, datasette, index)
+    work = partial(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
+    return await asyncio.get_running_loop().run_in_executor(own.threads if is_paid else None, work)
+
+
+def _since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)
+
+
+def _is_paid(datasette: Datasette, index: Index) -> bool:
+    try:
+        return isinstance(embedders.load(index.embedder, site.of(datasette).access), PaidEmbedder)
+    except VecError:
+        return False  # it is raised again where the model is asked, and becomes a notice there
+
+
+async def _with_nearest(datasette: Datasette, request: Request, db: Database, answer: Answer, query: Query) -> Answer:
+    """What is nearest to a query that found nothing; exact words are never a reason to pay for their meaning."""
+    index, nearest = answer.index, Browsed()
+    with suppress(VecError):
+        while not nearest.hits and (again := relaxed(query)):
+            if query.mode == "keyword":
+                if await asyncio.to_thread(_is_paid, datasette, index):
+                    return answer
+                again, _ = await embedded(datasette, request, db, index, again)
+            query = again
+            nearest = await limited(datasette, db, partial(browse, index=index, query=query))
+    return replace(answer, nearest=nearest, nearest_query=query) if nearest.hits else answer
+
+
+def _notices(db: Database, conn: sqlite3.Connection, index: Index, query: Query) -> list[str]:
+    """What the visitor should know of how this was searched."""
+    notices = []
+    if query.mode != "keyword" and not reading.has_vec(conn):
+        notices.append("sqlite-vec is not loaded here: every vector is compared with the question, which takes longer")
+    if not db.is_mutable and (count := reading.count_pending(conn, index)):
+        rows = "1 row is" if count == 1 else f"{count:,} rows are"
+        notices.append(
+            f"The file is served as immutable, so {rows} not searched with the current text until it is synced"
+        )
+    return notices
