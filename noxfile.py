@@ -48,20 +48,25 @@ def newer_python() -> str | None:
 SYSTEM_PYTHON = "/usr/bin/python3"
 SYSTEM_FAULT = fault_of_system_python()
 NEWER_PYTHON = newer_python()
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def run_tests(session: nox.Session, *requirements: str, without: str | None = None) -> None:
-    """Install the package, the tests' needs and these requirements; run pytest with the arguments after `--`."""
+def run_tests(session: nox.Session, *requirements: str, without: str | None = None, marks: str = "") -> None:
+    """Install the package, the tests' needs and these requirements; run pytest with the arguments after `--`.
+
+    `marks` chooses tests. The slow ones start servers, kill processes and wait; they run on both Datasettes, and not
+    once more for another interpreter or SQLite, where the fast ones tell what may differ.
+    """
     session.install("--editable", ".", "--group", "test", *requirements)
     if without:
         session.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", without)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", marks, *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Format, lint, types, layers."""
-    session.install("--editable", ".", "--group", "lint")
+    session.install("--editable", ".[mcp]", "--group", "lint")
     session.run("ruff", "format", "--check")
     session.run("ruff", "check")
     session.run("mypy")
@@ -88,13 +93,51 @@ def tests_google_generativeai(session: nox.Session) -> None:
     session.run("pytest", "tests/test_google_generativeai.py", *session.posargs)
 
 
+@nox.session
+@nox.parametrize("datasette", ["datasette<1", "datasette>=1.0a41"])
+def tests_datasette_mcp(session: nox.Session, datasette: str) -> None:
+    """The tools for agents at datasette-mcp's endpoint, on both Datasettes."""
+    session.install("--editable", ".[mcp]", "--group", "test", "datasette-mcp>=0.3", datasette)
+    session.run("pytest", "tests/mcp/test_mcp_datasette.py", *session.posargs)
+
+
+@nox.session(python=None if CHROMIUM else False)
+@nox.parametrize("datasette", ["datasette<1", "datasette>=1.0a41"])
+def browser(session: nox.Session, datasette: str) -> None:
+    """The pages in a real browser, on both Datasettes."""
+    if not CHROMIUM:
+        session.skip("needs Chromium: apt-get install chromium, or name one in the environment variable CHROMIUM")
+    session.install("--editable", ".", "--group", "browser", datasette)
+    session.run("pytest", "tests/browser", *session.posargs, env={"CHROMIUM": CHROMIUM})
+
+
+# Not by default: it changes the pictures in the repository.
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """The README's pictures."""
+    if not CHROMIUM:
+        session.error("needs Chromium: apt-get install chromium, or name one in the environment variable CHROMIUM")
+    session.install("--editable", ".", "--group", "browser", "datasette>=1.0a41")
+    session.run("python", "tests/browser/screenshots.py", "docs/img", env={"CHROMIUM": CHROMIUM})
+
+
+# Not by default: what npm brings is a hundred megabytes.
+@nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """The MCP server, by the protocol's own suite, Inspector and TypeScript client."""
+    if not shutil.which("npm") or not sys.platform.startswith("linux"):
+        session.skip("needs npm, and Linux on x86_64")
+    session.install("--editable", ".[mcp]")
+    session.run("python", "tests/mcp/conformance", session.create_tmp())
+
+
 # python=False: no environment is made for a session that will only say why it is skipped.
 @nox.session(python=False if SYSTEM_FAULT else SYSTEM_PYTHON)
 def tests_sqlite340(session: nox.Session) -> None:
     """The suite on the standard library's SQLite: 3.40.1 in Debian 12."""
     if SYSTEM_FAULT:
         session.skip(f"{SYSTEM_PYTHON} {SYSTEM_FAULT}")
-    run_tests(session, without="pysqlite3")
+    run_tests(session, without="pysqlite3", marks="not slow")
 
 
 @nox.session(python=NEWER_PYTHON or False)
@@ -102,4 +145,4 @@ def tests_python313(session: nox.Session) -> None:
     """The suite on the newest other Python."""
     if not NEWER_PYTHON:
         session.skip("no other Python found: neither 3.13 nor 3.12")
-    run_tests(session)
+    run_tests(session, marks="not slow")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCHMARKS = ("install", "demo", "start", "overhead", "scale", "latency", "gemini", "retrieval")
+BENCHMARKS = ("install", "demo", "start", "overhead", "scale", "latency", "agents", "gemini", "retrieval")
 
 
 def main() -> None:

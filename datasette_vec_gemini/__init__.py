@@ -19,8 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .access import Access
+    from .budget import ledger_of
     from .checking import Problem, Status, status, verify
     from .connection import connect, prepare
+    from .documents import (
+        Description,
+        Document,
+        Written,
+        add_documents,
+        create_memory,
+        delete_documents,
+        describe_index,
+        get_document,
+    )
     from .domain import Chunk, Embedder, Estimate, Hit, Index, Progress, Query, SyncReport, Why
     from .driver import sqlite3
     from .embedders import load as load_embedder
@@ -28,16 +39,30 @@ if TYPE_CHECKING:
     from .estimating import estimate
     from .hookspecs import hookimpl
     from .indexing import create_index, drop, rebuild
+    from .keys import key_from_path, key_to_path
     from .paid import PaidEmbedder
-    from .searching import embed, search, similar
+    from .placing import NewDocument
+    from .searching import embed, embed_or_words, search, similar
+    from .store.reading import count_pending
     from .store.registry import find as find_index
     from .store.registry import indexes
-    from .syncing import sync
+    from .syncing import Stop, sync
 
 _HOMES = {
     "access": ("Access",),
+    "budget": ("ledger_of",),
     "checking": ("Problem", "Status", "status", "verify"),
     "connection": ("connect", "prepare"),
+    "documents": (
+        "Description",
+        "Document",
+        "Written",
+        "add_documents",
+        "create_memory",
+        "delete_documents",
+        "describe_index",
+        "get_document",
+    ),
     "domain": ("Chunk", "Embedder", "Estimate", "Hit", "Index", "Progress", "Query", "SyncReport", "Why"),
     "driver": ("sqlite3",),
     "embedders": ("load_embedder",),
@@ -45,36 +70,54 @@ _HOMES = {
     "estimating": ("estimate",),
     "hookspecs": ("hookimpl",),
     "indexing": ("create_index", "drop", "rebuild"),
+    "keys": ("key_from_path", "key_to_path"),
     "paid": ("PaidEmbedder",),
-    "searching": ("embed", "search", "similar"),
+    "placing": ("NewDocument",),
+    "searching": ("embed", "embed_or_words", "search", "similar"),
+    "store.reading": ("count_pending",),
     "store.registry": ("find_index", "indexes"),
-    "syncing": ("sync",),
+    "syncing": ("Stop", "sync"),
 }
 _RENAMED = {"load_embedder": "load", "find_index": "find"}
 
 __all__ = [
     "Access",
     "Chunk",
+    "Description",
+    "Document",
     "Embedder",
     "Estimate",
     "Hit",
     "Index",
+    "NewDocument",
     "PaidEmbedder",
     "Problem",
     "Progress",
     "Query",
     "Status",
+    "Stop",
     "SyncReport",
     "VecError",
     "Why",
+    "Written",
+    "add_documents",
     "connect",
+    "count_pending",
     "create_index",
+    "create_memory",
+    "delete_documents",
+    "describe_index",
     "drop",
     "embed",
+    "embed_or_words",
     "estimate",
     "find_index",
+    "get_document",
     "hookimpl",
     "indexes",
+    "key_from_path",
+    "key_to_path",
+    "ledger_of",
     "load_embedder",
     "prepare",
     "rebuild",

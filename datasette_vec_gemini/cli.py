@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from mcp_server.cli import mcp
+
 from . import checking, evaluating, indexing, searching, spending
 from . import demo as demos
 from . import doctor as doctors
@@ -56,6 +58,8 @@ def vec() -> None:
     reached.
     """
 
+
+vec.add_command(mcp)
 
 _database = click.argument("db", type=click.Path(path_type=Path))
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -134,10 +138,11 @@ def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool, yes: bool, m
         chosen = _chosen(conn, indexes)
         if watch:
             reports: list[SyncReport] = []
-            errors = spending.watch_once(conn, chosen, consent, full=full, is_quiet=False)
+            errors, is_done = spending.watch_once(conn, chosen, consent, full=full, is_quiet=False)
             while not errors:
                 time.sleep(1)
-                errors = spending.watch_once(conn, _chosen(conn, indexes), consent)
+                full = full and not is_done
+                errors, is_done = spending.watch_once(conn, _chosen(conn, indexes), consent, full=full)
         else:
             reports, errors = spending.sync_all(conn, chosen, consent, full=full)
         _finish(*reports, errors=errors)

@@ -1,1 +1,6 @@
-"""The MCP server: the same index as tools for agents. It has no tools yet."""
+"""The MCP server: the indexes of one SQLite file, or of a Datasette, as tools for agents.
+
+`tools` has the tools, over a `Library`: `file` is that of one SQLite file, Datasette's plugin has its own. `server`
+puts them on the protocol, `http` on the network. Only public names of `datasette_vec_gemini` are used here. Importing
+the package costs nothing; its modules import the `mcp` SDK, which takes seconds.
+"""

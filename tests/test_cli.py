@@ -328,5 +328,6 @@ def test_datasette_carries_the_command(path):
         "estimate",
         "eval",
         "doctor",
+        "mcp",
         "demo",
     }

@@ -4,9 +4,12 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from mcp import Client
 
 from datasette_vec_gemini import Query, create_index, search, sync
 from datasette_vec_gemini.cli import vec
+from mcp_server.file import FileLibrary
+from mcp_server.server import build_server
 
 TEXT, K, FILTERS = "red fish swims", 5, {"year__gte": "1990"}
 
@@ -32,7 +35,7 @@ def brief(hits):
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
-async def test_python_sql_command_line_and_page_agree(conn, index, path, site, mode):
+async def test_python_sql_command_line_page_and_agents_agree(conn, index, path, site, mode):
     expected = [hit.to_dict() for hit in search(conn, index, Query(TEXT, k=K, mode=mode, filters=FILTERS))]
     assert 3 <= len(expected) <= K
 
@@ -49,3 +52,13 @@ async def test_python_sql_command_line_and_page_agree(conn, index, path, site, m
     parameters = {"q": TEXT, "mode": mode, "_size": K, "year__gte": "1990"}
     page = await datasette.client.get("/test/-/vec/pets.json", params=parameters)
     assert brief(page.json()["hits"]) == brief(expected)
+
+    library = FileLibrary(path)
+    try:
+        async with Client(build_server(library, writes=False)) as client:
+            asked = {"query": TEXT, "mode": mode, "limit": K, "filters": FILTERS}
+            answer = (await client.call_tool("search_documents", asked)).structured_content
+    finally:
+        library.close()
+    shown = [(hit["key"], hit["score"]) for hit in answer["hits"]]
+    assert shown == [(str(key), round(score, 4)) for (key,), score in brief(expected)]

@@ -45,6 +45,7 @@ def test_every_command_is_described_and_every_described_command_exists():
 
 
 def test_every_option_that_is_named_exists():
-    options = {name for command in vec.commands.values() for option in command.params for name in option.opts}
+    commands = [*vec.commands.values(), *vec.commands["mcp"].commands.values()]
+    options = {name for command in commands for option in command.params for name in option.opts}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", README))
     assert shown - options == set()

@@ -1,0 +1,120 @@
+"""The MCP server beside the Python API and the bare model: a start, searches, and a hundred documents at once."""
+
+import asyncio
+import os
+import statistics
+import sys
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+from mcp import Client, StdioServerParameters
+
+from datasette_vec_gemini import Query, connect, create_index, find_index, load_embedder, search, sync
+from datasette_vec_gemini.demo.rows import standard_library
+from mcp_server.file import FileLibrary, make_memory
+from mcp_server.server import build_server
+
+from .targets import finish, report
+
+STARTS, ROWS, BATCHES, BATCH = 5, 2_000, 4, 100
+VERBS = ("parse", "read", "compare", "close")
+THINGS = (
+    "a date",
+    "a file",
+    "two lists",
+    "a socket",
+    "some text",
+    "a thread",
+    "a number",
+    "an archive",
+    "a URL",
+    "XML",
+)
+QUESTIONS = [f"how do I {verb} {thing}" for verb in VERBS for thing in THINGS]
+
+
+async def started(path: Path) -> float:
+    """Seconds from the start of the process to the list of its tools."""
+    began = time.perf_counter()
+    server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_server", str(path)], env=dict(os.environ))
+    async with Client(server, mode="legacy") as client:
+        await client.list_tools()
+        return time.perf_counter() - began
+
+
+async def searched(path: Path) -> tuple[float, float]:
+    """Milliseconds of a search through a client over stdio, and of the same one through the Python API, in turn."""
+    server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_server", str(path)], env=dict(os.environ))
+    through, plain = [], []
+    with closing(connect(path, read_only=True)) as conn:
+        index = find_index(conn, "docs")
+        search(conn, index, Query("load the model"))
+        async with Client(server) as client:
+            await client.call_tool("search_documents", {"query": "load the model", "mode": "semantic"})
+            for question in QUESTIONS:
+                began = time.perf_counter()
+                await client.call_tool("search_documents", {"query": question})
+                through.append(time.perf_counter() - began)
+                began = time.perf_counter()
+                search(conn, index, Query(question))
+                plain.append(time.perf_counter() - began)
+    return 1000 * statistics.median(through), 1000 * statistics.median(plain)
+
+
+async def added(path: Path, texts: list[str]) -> tuple[float, float]:
+    """Seconds for batches of documents through the tool, and for the model alone on the same texts, in turn."""
+    make_memory(path, embedder="local")
+    library, model = FileLibrary(path), load_embedder("local")
+    library.start()
+    model.embed_query("load it")
+    whole = bare = 0.0
+    async with Client(build_server(library, writes=True)) as client:
+        await client.call_tool("search_documents", {"query": "load the model", "mode": "semantic"})
+        for number in range(BATCHES):
+            documents = [{"text": text} for text in texts[number * BATCH : (number + 1) * BATCH]]
+            began = time.perf_counter()
+            answer = await client.call_tool("add_documents", {"documents": documents})
+            whole += time.perf_counter() - began
+            keys = [item["key"] for item in answer.structured_content["items"]]
+            assert len(set(keys)) == BATCH
+            with closing(connect(path, read_only=True)) as conn:
+                marks = ", ".join("?" * BATCH)
+                chunks = [
+                    text for (text,) in conn.execute(f"select text from _vec_documents where id in ({marks})", keys)
+                ]
+            began = time.perf_counter()
+            model.embed_documents(chunks)
+            bare += time.perf_counter() - began
+    library.close()
+    return whole, bare
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    rows = list(islice(standard_library(), ROWS + 3 * BATCHES * BATCH))
+    path = directory / "docs.db"
+    with closing(connect(path, create=True)) as conn:
+        conn.execute("create table docs (name text primary key, doc text)")
+        conn.executemany("insert into docs values (:name, :doc)", rows[:ROWS])
+        conn.commit()
+        sync(conn, create_index(conn, "docs", table="docs", columns=["name", "doc"]))
+    report(
+        "stdio start to the list of tools",
+        statistics.median(asyncio.run(started(path)) for _ in range(STARTS)),
+        "s",
+        at_most=3,
+    )
+    through, plain = asyncio.run(searched(path))
+    print(f"a search: {through:.1f} ms over stdio, {plain:.1f} ms in Python")
+    report("a search call over the Python API", through / plain, "times", at_most=1.3)
+    texts = list(dict.fromkeys(row["doc"] for row in rows[ROWS:]))
+    whole, bare = asyncio.run(added(directory / "memory.db", texts))
+    print(f"{BATCHES} × {BATCH} documents: {whole:.2f} s through the tool, {bare:.2f} s of the model")
+    report("adding documents over the bare model", whole / bare, "times", at_most=1.2)
+    finish()
+
+
+if __name__ == "__main__":
+    main()

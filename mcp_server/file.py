@@ -1,0 +1,153 @@
+"""The library of one SQLite file: threads that read, one that writes, one that embeds what was written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from datasette_vec_gemini import (
+    Embedder,
+    Index,
+    Query,
+    Stop,
+    VecError,
+    connect,
+    create_memory,
+    embed_or_words,
+    find_index,
+    indexes,
+    ledger_of,
+    load_embedder,
+    sqlite3,
+)
+
+from .catching_up import SYNC_SECONDS, Refused, catch_up
+from .library import Shelf, Tell
+from .models import READY_SECONDS, Models
+from .workers import Workers
+
+T = TypeVar("T")
+
+READERS = 3
+
+
+class FileLibrary:
+    """The indexes of a file, or the one called `only`; `load` is how models are loaded. Close it at the end."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        only: str | None = None,
+        load: Callable[[str], Embedder] = load_embedder,
+        ready_seconds: float = READY_SECONDS,
+        sync_seconds: float = SYNC_SECONDS,
+    ) -> None:
+        self.read_only = read_only
+        self._path = path
+        self._only = only
+        self._models = Models(load, ready_seconds=ready_seconds)
+        self._sync_seconds = sync_seconds
+        self._ledger = ""
+        self._readers = Workers(READERS, "mcp-read", self._open_to_read)
+        self._writer = Workers(1, "mcp-write", self._open_to_write)
+        self._syncer = Workers(1, "mcp-sync", lambda: connect(path, require_vec=False))
+
+    def start(self) -> list[Index]:
+        """Look that the file can be served, and begin to load its models; the indexes there are. Raises VecError."""
+        with closing(self._open_to_read()) as conn:
+            self._ledger = ledger_of(conn)
+            found = [find_index(conn, self._only)] if self._only else indexes(conn)
+        for specification in {index.embedder for index in found}:
+            self._models.warm(specification)
+        return found
+
+    def close(self) -> None:
+        """End the threads, and with them their connections."""
+        for each in (self._models, self._readers, self._writer, self._syncer):
+            each.close()
+
+    @property
+    def caller(self) -> str | None:
+        """Nobody has signed in to a file."""
+        return None
+
+    async def shelves(self) -> Sequence[Shelf]:
+        """The indexes as they are now."""
+        found = await self._readers.do(indexes)
+        return [_shelf(index) for index in found if not self._only or index.name.lower() == self._only.lower()]
+
+    async def read(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:  # noqa: ARG002 - one file
+        """On one of the threads that only read."""
+        return await self._readers.do(work)
+
+    async def embed(self, shelf: Shelf, query: Query, tell: Tell) -> tuple[Query, list[str]]:
+        """While the model is being loaded, for words only."""
+        if query.mode == "keyword":
+            return query, []
+        try:
+            model = await self._models.ready(shelf.index.embedder, tell)
+        except VecError as error:
+            if query.mode == "semantic":
+                raise
+            return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
+        return await asyncio.to_thread(partial(embed_or_words, shelf.index, query, embedder=model, ledger=self._ledger))
+
+    async def write(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:  # noqa: ARG002 - one file
+        """On the one thread that writes."""
+        if self.read_only:
+            raise Refused("the file is served read-only: nothing can be added or deleted here")
+        return await self._writer.do(work)
+
+    async def sync(self, shelf: Shelf, tell: Tell) -> list[str]:
+        """On a thread of its own, so that another call can write meanwhile."""
+        until = time.monotonic() + self._sync_seconds
+        model, stop = await self._models.ready(shelf.index.embedder, tell), Stop()
+
+        def work(conn: sqlite3.Connection) -> list[str]:
+            # Of the time of this call some may have gone by, while another one was embedding.
+            left = max(until - time.monotonic(), 0.1)
+            return catch_up(conn, shelf.index, model=model, tell=tell, stop=stop, seconds=left)
+
+        try:
+            return await self._syncer.do(work)
+        except asyncio.CancelledError:
+            stop.request(Refused("the call was cancelled"))
+            raise
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        conn = connect(self._path, read_only=True, require_vec=False)
+        conn.execute("pragma query_only = 1")
+        return conn
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        conn = connect(self._path, require_vec=False)
+        conn.execute("pragma foreign_keys = 1")
+        return conn
+
+
+def _shelf(index: Index) -> Shelf:
+    return Shelf(name=index.name, index=index, description=f"{', '.join(index.columns)} of table {index.table}")
+
+
+def is_writable(path: Path) -> bool:
+    """Whether the file, and the directory where SQLite keeps its journal, can be written."""
+    return os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
+
+
+def make_memory(path: Path, *, embedder: str) -> bool:
+    """Give a file that does not exist, or has nothing in it yet, a memory; tells whether it did. Raises VecError."""
+    with closing(connect(path, create=True)) as conn:
+        names = {name for (name,) in conn.execute("select name from sqlite_master where type = 'table'").fetchall()}
+        if indexes(conn) or not names <= {"documents"}:
+            return False
+        create_memory(conn, embedder=embedder)
+    return True

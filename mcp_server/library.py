@@ -1,0 +1,56 @@
+"""What the tools need of a place that has indexes: whom they belong to, and how they are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from datasette_vec_gemini import Index, Query, key_to_path, sqlite3
+
+T = TypeVar("T")
+Tell = Callable[[float, float, str], None]
+"""Tells a caller who waits how far it is: done, of how much, and what; from any thread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shelf:
+    """An index as the tools call it; `database` is where it lies, in a library that has several."""
+
+    name: str
+    index: Index
+    description: str
+    database: str = ""
+
+    def uri(self, key: Sequence[object]) -> str:
+        """The document of a key, as a resource."""
+        return f"doc://{key_to_path([self.name])}/{key_to_path(key)}"
+
+
+class Library(Protocol):
+    """Indexes, as one caller may use them. Everything raises VecError with words for the caller."""
+
+    @property
+    def caller(self) -> str | None:
+        """Who the caller is, where that is known for sure."""
+        ...
+
+    async def shelves(self) -> Sequence[Shelf]:
+        """The indexes that the caller may search."""
+        ...
+
+    async def read(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with a connection that only reads; cancelled, it is interrupted."""
+        ...
+
+    async def embed(self, shelf: Shelf, query: Query, tell: Tell) -> tuple[Query, list[str]]:
+        """The query with its vector, or for words only with the reason why."""
+        ...
+
+    async def write(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with a connection that may write, if the caller may."""
+        ...
+
+    async def sync(self, shelf: Shelf, tell: Tell) -> list[str]:
+        """Make what was written searchable; what is left to do, in words."""
+        ...
