@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test check demo bench clean
+.PHONY: help test check demo bench screenshots clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: $(VENV)/nox-installed ## lint, types, layers, and the tests on every Python and Datasette found here
 	$(BIN)/nox
@@ -21,6 +21,9 @@ demo: $(VENV)/installed ## search Python's own documentation by meaning; SERVE=0
 
 bench: $(VENV)/installed ## print the figures; DATA=dir holds the retrieval sets
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
+
+screenshots: $(VENV)/nox-installed ## take the README's pictures anew; needs Chromium
+	$(BIN)/nox --session screenshots
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .nox .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
