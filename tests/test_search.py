@@ -388,7 +388,7 @@ def test_dropping_leaves_the_table_and_nothing_of_ours_but_the_registry(conn, ma
     left = {
         name for (name,) in conn.execute("select name from sqlite_master where type in ('table', 'trigger', 'view')")
     }
-    assert left == {"t", "_vec_indexes", "_vec_usage", "_sqlite_migrations", "sqlite_sequence"}
+    assert left == {"t", "_vec_indexes", "_vec_usage", "_vec__jobs", "_sqlite_migrations", "sqlite_sequence"}
 
 
 def test_semantic_search_in_sql_gives_the_same_hits(conn, many):
