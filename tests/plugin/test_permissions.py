@@ -606,6 +606,7 @@ async def test_a_page_asks_about_a_source_as_often_however_many_tables_its_index
 @pytest.mark.asyncio
 async def test_many_visitors_at_once_are_not_mistaken_for_each_other(configured, files) -> None:
     datasette = configured(*files, config=CONFIG)
+    await datasette.invoke_startup()
     actors = ["anonymous", "viewer", "other", "editor"] * 6
     path = "/shelf/_vec_shelfidx_1_chunks.json"
     answers = await asyncio.gather(*(get(datasette, path, actor) for actor in actors))
