@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import certifi
 import numpy as np
 import pytest
 from fake_gemini import FAULTS, KEY, FakeGemini, Received
@@ -28,7 +27,7 @@ from datasette_vec_gemini.errors import (
 from datasette_vec_gemini.searching import embed_or_words
 from datasette_vec_gemini.vectors import unpack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_certificate")]
 
 ROWS = 30
 PREFIX = "title: none | text: "
@@ -161,17 +160,6 @@ def run(fault: str, path: Path, *, always: bool) -> Run:
         conn.close()
         result.file = b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
     return result
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_certificate(tmp_path_factory) -> Iterator[None]:
-    """To read all of the world's certificates takes most of a client's time, and they are of no use here."""
-    file = tmp_path_factory.mktemp("certificates") / "one.pem"
-    text = Path(certifi.where()).read_text()
-    file.write_text(text[text.index("-----BEGIN") : text.index("-----END CERTIFICATE-----") + 26])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(file))
-        yield
 
 
 @pytest.fixture(scope="module")
