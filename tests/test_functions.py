@@ -132,6 +132,47 @@ def test_statements_that_fail_at_one_time_do_not_block_each_other_and_print_no_v
     assert "private" not in done.stderr
 
 
+GARBAGE = """
+import sys, threading, time
+from datasette_vec_gemini import connect, sqlite3, state
+from datasette_vec_gemini.functions import Functions
+from datasette_vec_gemini.gate import Gate
+
+gate = Gate(mode="on")
+conn = sqlite3.connect(sys.argv[1], check_same_thread=False)
+Functions(gate).register(conn)
+garbage = [conn.cursor()]
+try:
+    garbage[0].execute("select json('this is none')").fetchone()
+except sqlite3.OperationalError:
+    pass
+
+def hold():
+    with state.shared().lock:
+        is_held.set()
+        while not gate.errors:
+            time.sleep(0.01)
+        garbage.clear()
+
+is_held = threading.Event()
+threading.Thread(target=hold).start()
+is_held.wait()
+try:
+    conn.execute("select embed_gemini('a')").fetchone()
+except sqlite3.OperationalError as error:
+    print(error)
+"""
+
+
+def test_who_holds_a_lock_may_collect_a_failed_statement_s_cursor_while_a_function_needs_the_lock(path):
+    """Datasette keeps what failed in circles, and any thread of the process may collect them at any time."""
+    connect(path, create=True).close()
+    variables = {n: v for n, v in os.environ.items() if n not in {"GOOGLE_API_KEY", "GEMINI_API_KEY"}}
+    command = [sys.executable, "-c", GARBAGE, str(path)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "user-defined function raised exception\n", done.stderr
+
+
 @pytest.mark.parametrize("fault", ["403", "503", "hang"])
 @pytest.mark.parametrize("sql", ["embed_gemini('a')", "embed_gemini(x'00')", "semantic_search('no index', 'a')"])
 def test_a_statement_that_fails_leaves_its_cursor_to_no_garbage_collector(raw, fake, fault, sql):
