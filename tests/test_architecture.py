@@ -36,7 +36,8 @@ def test_the_library_never_prints():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in writers
     }
     assert printing == set()
-    assert {name for name, source in MODULES.items() if "click.echo" in source} <= {"cli.py", "printing.py"}
+    speaking = {name for name, source in MODULES.items() if "click.echo" in source}
+    assert {name.partition("/")[0] for name in speaking} <= {"cli", "printing.py"}
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
