@@ -8,7 +8,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-BENCHMARKS = ("install", "demo", "start", "overhead", "scale", "latency", "agents", "gemini", "retrieval")
+BENCHMARKS = (
+    "install",
+    "demo",
+    "start",
+    "overhead",
+    "scale",
+    "latency",
+    "agents",
+    "pages",
+    "gemini",
+    "orm",
+    "retrieval",
+)
 
 
 def main() -> None:
@@ -24,7 +36,7 @@ def main() -> None:
     for name in options.only or BENCHMARKS:
         print(f"\n== {name}", flush=True)
         with tempfile.TemporaryDirectory() as directory:
-            data = [str(options.data)] if options.data and name == "retrieval" else []
+            data = [str(options.data)] if options.data and name in {"orm", "retrieval"} else []
             command = [sys.executable, "-m", f"benchmarks.{name}", directory, *data]
             if subprocess.run(command, check=False).returncode:
                 failed.append(name)

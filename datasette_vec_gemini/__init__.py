@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from .connection import connect, prepare
     from .documents import (
         Description,
-        Document,
         Written,
         add_documents,
         create_memory,
         delete_documents,
         describe_index,
-        get_document,
     )
     from .domain import Chunk, Embedder, Estimate, Hit, Index, Progress, Query, SyncReport, Why
     from .driver import sqlite3
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .indexing import create_index, drop, rebuild
     from .keys import key_from_path, key_to_path
+    from .lookup import Document, find_key, get_document
     from .paid import PaidEmbedder
     from .placing import NewDocument
     from .searching import embed, embed_or_words, search, similar
@@ -55,13 +54,11 @@ _HOMES = {
     "connection": ("connect", "prepare"),
     "documents": (
         "Description",
-        "Document",
         "Written",
         "add_documents",
         "create_memory",
         "delete_documents",
         "describe_index",
-        "get_document",
     ),
     "domain": ("Chunk", "Embedder", "Estimate", "Hit", "Index", "Progress", "Query", "SyncReport", "Why"),
     "driver": ("sqlite3",),
@@ -71,6 +68,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "indexing": ("create_index", "drop", "rebuild"),
     "keys": ("key_from_path", "key_to_path"),
+    "lookup": ("Document", "find_key", "get_document"),
     "paid": ("PaidEmbedder",),
     "placing": ("NewDocument",),
     "searching": ("embed", "embed_or_words", "search", "similar"),
@@ -112,6 +110,7 @@ __all__ = [
     "embed_or_words",
     "estimate",
     "find_index",
+    "find_key",
     "get_document",
     "hookimpl",
     "indexes",

@@ -13,6 +13,7 @@ from .domain import Hit, Index, Query
 from .driver import sqlite3
 from .errors import InvalidQuery
 from .keys import Key
+from .schema import affinity
 from .searching import answer, document_vector, similar
 from .store import reading, source
 from .store.keyword import terms
@@ -34,12 +35,16 @@ _SAMPLE = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facet:
-    """The values of a column among the first `among` hits, the most frequent first; `is_cut` if there are more."""
+    """The values of a column among the first `among` hits, the most frequent first; `is_cut` if there are more.
+
+    In a column that `is_typed` SQLite compares text that is a number as the column's type says.
+    """
 
     column: str
     among: int
     counts: tuple[tuple[object, int], ...]
     is_cut: bool
+    is_typed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,9 +152,11 @@ def _page(
 def _facets(conn: sqlite3.Connection, index: Index, hits: Sequence[Hit], names: Sequence[str]) -> tuple[Facet, ...]:
     if len(names) > FACETS:
         raise InvalidQuery(f"there are {len(names):,} facets; {FACETS} can be counted at once")
-    table = source.find(conn, index.table) if names else None
+    if not names:
+        return ()
+    table = source.find(conn, index.table)
     found = []
-    for column in dict.fromkeys(map(table.column, names)) if table else ():
+    for column in dict.fromkeys(map(table.column, names)):
         # By type too: 1, 1.0 and True are one to Python.
         counted = Counter((type(hit.row[column]), hit.row[column]) for hit in hits)
         counts = sorted(counted.items(), key=lambda item: (-item[1], str(item[0][1])))
@@ -159,6 +166,7 @@ def _facets(conn: sqlite3.Connection, index: Index, hits: Sequence[Hit], names: 
                 among=len(hits),
                 counts=tuple((value, count) for (_, value), count in counts[:FACET_VALUES]),
                 is_cut=len(counts) > FACET_VALUES,
+                is_typed=affinity(table.columns[column]) != "BLOB",
             )
         )
     return tuple(found)

@@ -132,15 +132,16 @@ class Budget:
         if self.max_usd is not None and self.spent.usd + self._reserved_usd + wanted.usd > self.max_usd:
             raise BudgetReached(
                 f"{dollars(self.spent.usd)} of the {dollars(self.max_usd)} allowed for this run are spent, and the "
-                f"next request could cost {dollars(wanted.usd)}: what was embedded is kept; go on with a greater "
-                "--max-usd"
+                f"next request could cost {dollars(wanted.usd)}",
+                remedy="what was embedded is kept; go on with a greater --max-usd",
+                of_run=True,
             )
         spent, daily_usd = self._against_cap(used, searched_usd)
         if spent + wanted.usd > daily_usd:
             raise BudgetReached(
                 f"{dollars(spent)} of the {dollars(daily_usd)} a day (daily_usd) are spent, and the next "
-                f"request could cost {dollars(wanted.usd)}: go on tomorrow (UTC), or raise daily_usd "
-                "(DATASETTE_VEC_DAILY_USD)"
+                f"request could cost {dollars(wanted.usd)}",
+                remedy="go on tomorrow (UTC), or raise daily_usd (DATASETTE_VEC_DAILY_USD)",
             )
 
     def _against_cap(self, used: Usage, searched_usd: float) -> tuple[float, float]:

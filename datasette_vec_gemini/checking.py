@@ -11,8 +11,9 @@ import numpy as np
 from .chunking import covers, digest, render
 from .domain import Embedder, Estimate, Index, Kind
 from .driver import sqlite3
+from .errors import counted
 from .keys import Key, key_to_path
-from .store import picture, reading, registry, source, writing
+from .store import generations, picture, reading, registry, source, writing
 from .store.nearest import nearest
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .syncing import sync
@@ -121,7 +122,7 @@ def verify(
         if not registry.has_table(conn, index.object("chunks")):
             return found
         with transaction(conn):
-            writing.restore_tables(conn, index)
+            generations.restore_tables(conn, index)
             wrong = _wrong_digests(conn, index)
             writing.set_digests(conn, index, wrong)
             # A vector under another text's digest may be another text's vector.
@@ -151,21 +152,23 @@ def _problems(conn: sqlite3.Connection, index: Index) -> Iterator[Problem]:
         yield Problem(check="triggers", text=f"trigger {name} is missing or was changed")
     if picture.is_broken(conn, index):
         yield Problem(check="map", text="a table or trigger of the map is missing: the next sync draws it anew")
-    yield from _summed("documents", "rows whose chunks are not a cut of their text", _stale_keys(conn, index))
-    yield from _summed("digests", "chunks whose digest is not that of their text", [*_wrong_digests(conn, index)])
+    yield from _summed("documents", "row", "whose chunks are no cut of the text", _stale_keys(conn, index))
+    yield from _summed("digests", "chunk", "whose digest is not that of the text", [*_wrong_digests(conn, index)])
     damaged = _damaged_vectors(conn, index)
-    yield from _summed("vectors", "vectors that are not unit vectors of the model", damaged)
+    yield from _summed("vectors", "vector", "that the model cannot have made", damaged)
     yield from _keyword_problems(conn, index)
     if reading.has_vec(conn) and reading.has_codes(conn, index):
-        yield from _summed("codes", "chunks whose code is missing or left over", reading.unmatched_codes(conn, index))
+        yield from _summed("codes", "chunk", "whose code is missing or left over", reading.unmatched_codes(conn, index))
         if not damaged:  # one vector of another length stops every search
-            yield from _summed("neighbours", "vectors that do not find themselves", _lost_vectors(conn, index))
+            yield from _summed("neighbours", "vector", "not among what is nearest to it", _lost_vectors(conn, index))
 
 
-def _summed(check: str, what: str, found: list[Any]) -> Iterator[Problem]:
+def _summed(check: str, noun: str, what: str, found: list[Any]) -> Iterator[Problem]:
     if found:
         spelled = ", ".join(key_to_path(item) if isinstance(item, tuple) else str(item) for item in found[:5])
-        yield Problem(check=check, text=f"{len(found):,} {what}: {spelled}{' …' if len(found) > 5 else ''}")
+        yield Problem(
+            check=check, text=f"{counted(len(found), noun)} {what}: {spelled}{' …' if len(found) > 5 else ''}"
+        )
 
 
 def _stale_keys(conn: sqlite3.Connection, index: Index) -> list[Key]:
@@ -202,7 +205,7 @@ def _damaged_vectors(conn: sqlite3.Connection, index: Index) -> list[int]:
 def _keyword_problems(conn: sqlite3.Connection, index: Index) -> Iterator[Problem]:
     indexed, chunks = reading.count_keyword_entries(conn, index), reading.count_chunks(conn, index)
     if indexed != chunks:
-        yield Problem(check="keywords", text=f"the keyword index has {indexed:,} entries for {chunks:,} chunks")
+        yield Problem(check="keywords", text=f"entries of the keyword index: {indexed:,}, chunks: {chunks:,}")
     elif not reading.keyword_index_is_sound(conn, index):
         yield Problem(check="keywords", text="the keyword index does not agree with the chunks")
 

@@ -75,8 +75,15 @@ def prepare(conn: sqlite3.Connection, *, require_vec: bool = True, functions: Fu
 
 
 def prepare_lightly(conn: sqlite3.Connection) -> None:
-    """Give a connection of somebody else's sqlite-vec, where that can be, and `embed_gemini`; it is not kept alive."""
-    Functions(_gate()).register_embed_gemini(conn)
+    """Give a connection of somebody else's sqlite-vec, where that can be, and `embed_gemini`; it is not kept alive.
+
+    One that has the function keeps it: Datasette 1.0 makes sqlite-utils' `Database` of its own connections, on which
+    the function asks who the visitor is.
+    """
+    try:
+        conn.execute("select embed_gemini(null)").fetchone()
+    except sqlite3.OperationalError:  # no such function
+        Functions(_gate()).register_embed_gemini(conn)
     load_vec(conn, required=False)
 
 

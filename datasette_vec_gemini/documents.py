@@ -1,4 +1,4 @@
-"""Documents that come one by one: added, corrected, read and taken away through an index, as rows of its table.
+"""Documents that come one by one: added, corrected and taken away through an index, as rows of its table.
 
 Only rows are written here, in one short transaction; a `sync` afterwards makes them searchable. A table of our own,
 `documents`, has a column for everything that a document says of itself.
@@ -6,26 +6,26 @@ Only rows are written here, in one short transaction; a `sync` afterwards makes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal, cast, get_args
+from functools import partial
+from typing import Literal, TypeVar, cast, get_args
 
-from .chunking import render
 from .domain import Index
 from .driver import sqlite3
-from .errors import DocumentNotFound, IndexExists, InvalidKey, InvalidQuery, UsageError, shown
+from .errors import IndexExists, InvalidKey, InvalidQuery, UsageError, shown
 from .indexing import create_index
 from .keys import Key, key_to_path
 from .placing import PROVENANCE, NewDocument, Target
-from .schema import in_main, listed, quote_identifier, source_key
-from .searching import title
+from .schema import in_main, listed, quote_identifier
 from .store import reading, registry, source
 from .store.transactions import mapped_errors, transaction
 
 OnConflict = Literal["replace", "skip", "error"]
 ON_CONFLICT: tuple[OnConflict, ...] = get_args(OnConflict)
 MEMORY = "documents"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,16 +35,6 @@ class Written:
     key: Key | None
     status: Literal["created", "updated", "unchanged", "deleted", "absent", "error"]
     error: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
-    """A row as its index reads it: `text` is what is searched, `row` all of its columns."""
-
-    key: Key
-    title: str
-    text: str
-    row: Mapping[str, object]
 
 
 def create_memory(conn: sqlite3.Connection, *, embedder: str = "local") -> Index:
@@ -100,34 +90,20 @@ def add_documents(
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         stamp = dict(zip(PROVENANCE, (added_by, now), strict=True))
         provenance = {table.found.column(name): value for name, value in stamp.items() if table.has(name)}
-        try:
-            with transaction(conn):
-                return [_attempted(conn, table, item, on_conflict, provenance) for item in items]
-        except sqlite3.IntegrityError as error:  # a foreign key that is looked at only now
-            return [_refused(table, error) for _ in items]
+
+        def write(item: NewDocument) -> Written:
+            values = table.row(item)
+            return _put(conn, table, values, on_conflict, provenance)
+
+        return _each(conn, table, write, items)
 
 
 def delete_documents(conn: sqlite3.Connection, index: Index, keys: Sequence[Sequence[object]]) -> list[Written]:
     """Delete the rows of these keys, and say of each whether it was there. Raises like `add_documents`."""
     with mapped_errors():
         table = Target.of(conn, index)
-        try:
-            with transaction(conn):
-                return [_deleted(conn, table, key) for key in keys]
-        except sqlite3.IntegrityError as error:
-            return [_refused(table, error) for _ in keys]
-
-
-def get_document(conn: sqlite3.Connection, index: Index, key: Sequence[object]) -> Document:
-    """The document of a key as its row is now. Raises DocumentNotFound."""
-    with mapped_errors():
-        row = source.rows(conn, index, [key])[0] if len(key) == len(index.key) else None
-        if row is None:
-            raise DocumentNotFound(f"{index.table!r} has no row with the key {shown(key_to_path(key))}")
-        # A rowid is no column of `*`; what found the row is its number.
-        own = (int(str(key[0])),) if index.has_rowid_key else tuple(row[name] for name in source_key(index))
-        text = render(row, columns=index.columns, template=index.template)
-        return Document(key=cast("Key", own), title=title(index, cast("Key", own), row), text=text, row=row)
+        written = _each(conn, table, partial(_deleted, conn, table), keys)
+        return [replace(each, key=cast("Key", tuple(key))) for each, key in zip(written, keys, strict=True)]
 
 
 def describe_index(conn: sqlite3.Connection, index: Index) -> Description:
@@ -161,21 +137,33 @@ class Description:
     failed: int
 
 
-def _attempted(
-    conn: sqlite3.Connection,
-    table: Target,
-    item: NewDocument,
-    on_conflict: OnConflict,
-    provenance: Mapping[str, object],
-) -> Written:
-    """Write one document in a savepoint of its own."""
+def _each(conn: sqlite3.Connection, table: Target, write: Callable[[T], Written], items: Sequence[T]) -> list[Written]:
+    """Write all in one transaction, each in a savepoint of its own.
+
+    Where one undoes them all, by a foreign key that is looked at only at the end or by a trigger that rolls back, each
+    has a transaction of its own.
+    """
+    is_nested = conn.in_transaction
     try:
-        values = table.row(item)
         with transaction(conn):
-            return _put(conn, table, values, on_conflict, provenance)
+            return [_attempted(conn, table, write, item) for item in items]
+    except sqlite3.IntegrityError:
+        if is_nested:
+            raise
+        return [_attempted(conn, table, write, item) for item in items]
+
+
+def _attempted(conn: sqlite3.Connection, table: Target, write: Callable[[T], Written], item: T) -> Written:
+    """Write one document in a savepoint, or a transaction, of its own. Raises IntegrityError where it undid more."""
+    is_nested = conn.in_transaction
+    try:
+        with transaction(conn):
+            return write(item)
     except UsageError as error:
         return Written(key=None, status="error", error=str(error))
     except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
+        if is_nested and not conn.in_transaction:
+            raise
         return _refused(table, error)
 
 
@@ -203,9 +191,11 @@ def _put(
 
 
 def _insert(conn: sqlite3.Connection, table: Target, values: Mapping[str, object]) -> Key:
+    # "or abort" goes before what the constraints of the table say: one with "on conflict replace" would delete the
+    # rows that are in the way, one with "on conflict rollback" undo the documents before.
     rows = conn.execute(
         f"""
-        insert into {in_main(table.found.name)} ({listed([*values])}) values ({", ".join("?" * len(values))})
+        insert or abort into {in_main(table.found.name)} ({listed([*values])}) values ({", ".join("?" * len(values))})
         returning {listed(table.key)}
         """,
         list(values.values()),
@@ -218,20 +208,16 @@ def _insert(conn: sqlite3.Connection, table: Target, values: Mapping[str, object
 def _update(conn: sqlite3.Connection, table: Target, key: Key, values: Mapping[str, object]) -> None:
     assignments = ", ".join(f"{quote_identifier(name)} = ?" for name in values)
     conn.execute(
-        f"update {in_main(table.found.name)} set {assignments} where {_matches(table)}", [*values.values(), *key]
+        f"update or abort {in_main(table.found.name)} set {assignments} where {_matches(table)}",
+        [*values.values(), *key],
     )
 
 
 def _deleted(conn: sqlite3.Connection, table: Target, key: Sequence[object]) -> Written:
-    spelled = cast("Key", tuple(key))
     if len(key) != len(table.key) or source.rows(conn, table.index, [key])[0] is None:
-        return Written(key=spelled, status="absent")
-    try:
-        with transaction(conn):
-            conn.execute(f"delete from {in_main(table.found.name)} where {_matches(table)}", list(key))
-    except (sqlite3.IntegrityError, OverflowError) as error:
-        return Written(key=spelled, status="error", error=_refused(table, error).error)
-    return Written(key=spelled, status="deleted")
+        return Written(key=None, status="absent")
+    conn.execute(f"delete from {in_main(table.found.name)} where {_matches(table)}", list(key))
+    return Written(key=None, status="deleted")
 
 
 def _matches(table: Target) -> str:

@@ -52,6 +52,11 @@ def shown(value: object) -> str:
     return _repr.repr(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something, as a message says it: "1 chunk", "2,000 chunks"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class VecError(Exception):
     """Base of all errors of this library; `exit_code` is what the command line ends with."""
 
@@ -150,8 +155,8 @@ class EmbeddingFailed(EmbedderError):
     """The model refused these texts; without `outcomes` the caller splits the batch to find the one that fails."""
 
 
-class InvalidVector(EmbedderError):
-    """A model returned, or a caller passed, something that is not a usable vector."""
+class InvalidVector(EmbedderError, ValueError):
+    """A model returned, or a caller passed, something that is not a usable vector; a ValueError, as pgvector raises."""
 
 
 class GateClosed(EmbedderError):
@@ -165,6 +170,15 @@ class QuotaReached(EmbedderError):
 
 
 class BudgetReached(EmbedderError):
-    """The next request could cost more than is left of the dollars allowed; what was embedded is kept."""
+    """The next request could cost more than is left of the dollars allowed; what was embedded is kept.
+
+    `what` is the message without its remedy, for a door where that is another one; `of_run` tells whether the dollars
+    are those that somebody allowed for this run, and not those of the day.
+    """
 
     exit_code = 4
+
+    def __init__(self, what: str, *, remedy: str = "", of_run: bool = False) -> None:
+        super().__init__(f"{what}: {remedy}" if remedy else what)
+        self.what = what
+        self.of_run = of_run

@@ -26,9 +26,9 @@ from .domain import Embedder, Index, Progress
 from .driver import sqlite3
 from .errors import EmbedderError, EmbeddingFailed, IndexNotFound, InvalidVector
 from .paid import PaidEmbedder
-from .store import reading, registry, writing
+from .store import claims, reading, registry, writing
+from .store.claims import Claimed
 from .store.transactions import transaction
-from .store.writing import Claimed
 from .vectors import Vector, int8_scale, normalise, pack, unpack
 
 LEASE_SECONDS = 300.0
@@ -41,6 +41,10 @@ INTERRUPTED_SECONDS = 1.0
 """The same where somebody at the keyboard waits for its end."""
 ABANDON_SECONDS = 0.5
 """How long threads that wait for nothing any more may take to hand over what they have."""
+FIRST_BATCH = 16
+BATCH_SECONDS = 1.0
+"""A model on this machine begins with so few texts and then gets as many at once as take it about so long, so that it
+is seen how far it is, and it can be stopped. Of one that is paid, a request is the smallest step."""
 
 Outcome = Vector | str | None
 
@@ -94,6 +98,7 @@ class Filling:
     def __post_init__(self) -> None:
         self._flights: deque[_Flight] = deque()
         self._paid = self.embedder if isinstance(self.embedder, PaidEmbedder) else None
+        self._batch = self.embedder.batch_size if self._paid else min(FIRST_BATCH, self.embedder.batch_size)
 
     def run(self) -> None:
         """Give every pending chunk its vector or the reason why it has none. Raises EmbedderError, IndexNotFound."""
@@ -101,6 +106,7 @@ class Filling:
         most = self._paid.concurrency if self._paid else 1
         _running.add(self.owner)
         try:
+            self._tell(0, total)
             while total:
                 # The first batch goes alone: a bad key or a missing model is found out by one call.
                 while len(self._flights) < (most if done else 1) and (batch := self._claim()):
@@ -109,8 +115,11 @@ class Filling:
                     size = len(self._flights[0].batch)
                     self._finish(self._awaited(self._flights[0]))
                     done += size
-                    self.on_progress(Progress(stage="vectors", done=min(done, total), total=total))
-                elif not self._others_are_embedding():
+                    self._tell(done, total)
+                elif self._others_are_embedding():
+                    done = total - reading.count_chunks(self.conn, self.index, only=PENDING)
+                    self._tell(done, total)  # this is also where who waits for others is stopped
+                else:
                     break
         except IndexNotFound:
             raise
@@ -129,12 +138,14 @@ class Filling:
         self.failed = reading.count_chunks(self.conn, self.index, only=FAILED)
         self.pending = reading.count_chunks(self.conn, self.index, only=PENDING)
 
+    def _tell(self, done: int, total: int) -> None:
+        if total:
+            self.on_progress(Progress(stage="vectors", done=min(max(done, 0), total), total=total))
+
     def _claim(self) -> Sequence[Claimed]:
-        now, limit = time.time(), self.embedder.batch_size
+        now, limit = time.time(), self._batch
         with transaction(self.conn):
-            return writing.claim(
-                self.conn, self.index, owner=self.owner, limit=limit, now=now, until=now + LEASE_SECONDS
-            )
+            return claims.take(self.conn, self.index, owner=self.owner, limit=limit, now=now, until=now + LEASE_SECONDS)
 
     def _begin(self, batch: Sequence[Claimed]) -> None:
         """Ask the model for the texts whose vector is neither owned nor asked for already."""
@@ -148,7 +159,15 @@ class Filling:
         if self._paid:
             threading.Thread(target=self._answer, args=(answer, wanted), name="vec-filling", daemon=True).start()
         else:  # a model on this machine gains nothing from threads
+            started = time.perf_counter()
             self._answer(answer, wanted)
+            if wanted:
+                self._fit(len(batch), time.perf_counter() - started)
+
+    def _fit(self, size: int, seconds: float) -> None:
+        """Let the next batch take about BATCH_SECONDS; at most four times this one, which may just have been quick."""
+        fitting = int(size * BATCH_SECONDS / max(seconds, 1e-3))
+        self._batch = max(1, min(fitting, 4 * size, self.embedder.batch_size))
 
     def _answer(self, answer: Future[list[Outcome]], texts: Sequence[str]) -> None:
         try:
@@ -205,7 +224,7 @@ class Filling:
                 if flight.answer.done():  # the model's own, not that of the wait
                     raise
                 with transaction(self.conn):
-                    writing.renew(self.conn, self.index, self.owner, until=time.time() + LEASE_SECONDS)
+                    claims.renew(self.conn, self.index, self.owner, until=time.time() + LEASE_SECONDS)
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Write what the oldest batch under way has come to; chunks without an outcome are claimed again later."""
@@ -226,7 +245,7 @@ class Filling:
                 if claimed.digest in reasons:
                     writing.write_failure(self.conn, self.index, claimed.id, reasons[claimed.digest])
             left = (c.id for c in flight.batch if c.digest not in blobs and c.digest not in reasons)
-            writing.unclaim(self.conn, self.index, left)
+            claims.unclaim(self.conn, self.index, left)
         embedded = sum(key in blobs for key in flight.texts)
         self.embedded += embedded
         self.reused += len(written) - embedded
@@ -256,7 +275,7 @@ class Filling:
                 flight = self._flights[0]
                 self._finish(_rescued(flight.answer) or [None] * len(flight.texts))
         with suppress(sqlite3.Error), transaction(self.conn):
-            writing.release(self.conn, self.index, [self.owner])
+            claims.release(self.conn, self.index, [self.owner])
 
     def _fix_scale(self, blobs: Mapping[bytes, bytes]) -> None:
         if self.index.quantize == "int8" and self.index.int8_scale is None and blobs:
@@ -266,14 +285,14 @@ class Filling:
 
     def _others_are_embedding(self) -> bool:
         """Free the chunks of processes that died and wait a moment for those that live; tells if any are claimed."""
-        claims = writing.claims(self.conn, self.index)
-        dead = [owner for owner in claims if has_died(owner)]
+        owners = claims.held(self.conn, self.index)
+        dead = [owner for owner in owners if has_died(owner)]
         if dead:
             with transaction(self.conn):
-                writing.release(self.conn, self.index, dead)
-        elif claims:
+                claims.release(self.conn, self.index, dead)
+        elif owners:
             time.sleep(0.2)
-        return bool(claims)
+        return bool(owners)
 
 
 PENDING = "embedding is null and error is null"

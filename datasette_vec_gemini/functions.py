@@ -59,7 +59,7 @@ def _apart(work: Callable[[], _T], *, seconds: float) -> _T:
         raise ServiceUnavailable(f"there was no answer within {seconds:g} s: ask again in a moment") from None
 
 
-def _let_go(error: BaseException | None) -> None:
+def let_go(error: BaseException | None) -> None:
     """Take the tracebacks off an exception and those behind it: their frames may point to it, in a circle."""
     while error is not None:
         error.__traceback__ = None
@@ -128,7 +128,7 @@ class Functions:
             except Exception as error:  # noqa: BLE001 - if it is no VecError, nobody else would hear of it
                 with suppress(ServiceUnavailable):
                     _apart(partial(self._tell, function.__name__, error), seconds=SQL_SECONDS)
-                _let_go(error)
+                let_go(error)
             return cast("_T", _FAILED)
 
         return bordered

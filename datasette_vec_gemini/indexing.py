@@ -11,7 +11,7 @@ from .chunking import placeholders, respell
 from .domain import Embedder, Estimate, Index, Quantize, SyncReport
 from .driver import sqlite3
 from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
-from .store import reading, registry, source, writing
+from .store import generations, reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .syncing import OnProgress, Stop, sync
 
@@ -54,7 +54,7 @@ def create_index(
                 raise IndexExists(
                     f"the database has an index {name!r} already: sync it, drop it, or use another --name"
                 )
-            writing.create(conn, index)
+            generations.create(conn, index)
         conn.execute("pragma journal_mode = wal").fetchone()
     return index
 
@@ -139,7 +139,7 @@ def rebuild(
         if wanted == index:
             with transaction(conn):
                 if begun:
-                    writing.drop(conn, begun)
+                    generations.drop(conn, begun)
                 _drop_retired(conn, index, keep_old=keep_old, besides=index)
                 writing.rebuild_fts(conn, index)
                 writing.rebuild_codes(conn, index)
@@ -158,11 +158,11 @@ def rebuild(
             successor = registry.reread(conn, successor)
             _drop_retired(conn, index, keep_old=keep_old, besides=successor)
             if keep_old:
-                writing.retire(conn, registry.reread(conn, index))
+                generations.retire(conn, registry.reread(conn, index))
             else:
-                writing.drop(conn, registry.reread(conn, index))
+                generations.drop(conn, registry.reread(conn, index))
             registry.update(conn, successor, state="active")
-            writing.replace_view(conn, successor)
+            generations.replace_view(conn, successor)
         return registry.find(conn, index.name), report
 
 
@@ -180,7 +180,7 @@ def drop(conn: sqlite3.Connection, index: Index, *, vec0_only: bool = False) -> 
                 if vec0_only:
                     writing.drop_codes(conn, generation)
                 else:
-                    writing.drop(conn, generation)
+                    generations.drop(conn, generation)
 
 
 def _drop_retired(conn: sqlite3.Connection, index: Index, *, keep_old: bool, besides: Index) -> None:
@@ -188,7 +188,7 @@ def _drop_retired(conn: sqlite3.Connection, index: Index, *, keep_old: bool, bes
     for generation in registry.generations(conn, index.name):
         is_double = generation.fingerprint in {index.fingerprint, besides.fingerprint}
         if generation.state == "retired" and (is_double or not keep_old):
-            writing.drop(conn, generation)
+            generations.drop(conn, generation)
 
 
 def _successor(conn: sqlite3.Connection, wanted: Index, begun: Index | None) -> Index:
@@ -201,8 +201,8 @@ def _successor(conn: sqlite3.Connection, wanted: Index, begun: Index | None) -> 
             return begun
     with transaction(conn):
         if begun:
-            writing.drop(conn, begun)
-        writing.create(conn, successor)
+            generations.drop(conn, begun)
+        generations.create(conn, successor)
     return successor
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from .domain import Index
 from .driver import sqlite3
 from .errors import ColumnNotFound, InvalidKey, InvalidQuery, UsageError, shown
-from .keys import key_from_path
+from .keys import Key, key_from_path
 from .schema import source_key
 from .searching import TITLES
 from .store import source
 
 MAX_DOCUMENT_CHARACTERS = 200_000
 MAX_FIELD_CHARACTERS = 10_000
+MAX_ID_CHARACTERS = 1_000
 TEXTS = ("body", "content", "description")
 """What a column for the text of a document may be called, where none is called text and an index has several."""
 PROVENANCE = ("added_by", "added_at")
@@ -31,11 +32,13 @@ _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 class NewDocument:
     """A document to be added, or with the `id` of one that is there, its correction: what is None stays as it is.
 
-    `fields` are the values of further columns by their names.
+    `id` is the key as text, of several columns joined by commas; `key`, which goes before it, the very values, as
+    `find_key` finds them. `fields` are the values of further columns by their names.
     """
 
     text: str
     id: str | int | None = None
+    key: Key | None = None
     title: str | None = None
     category: str | None = None
     url: str | None = None
@@ -114,7 +117,7 @@ class Target:
         def put(name: str, column: str, value: object) -> None:
             if column in values:
                 raise InvalidQuery(f"{name} is for column {column!r}, which stands in fields too: give it once")
-            values[column] = _storable(name, value, most=MAX_DOCUMENT_CHARACTERS if name == "text" else None)
+            values[column] = _storable(name, value, most=_LIMITS.get(name, MAX_FIELD_CHARACTERS))
 
         given: dict[str, object] = {
             "title": item.title,
@@ -159,6 +162,8 @@ class Target:
 
     def _key_of(self, item: NewDocument, values: Mapping[str, object]) -> dict[str, object]:
         """The key columns and their values, where the document has an id; whole numbers where the column holds them."""
+        if item.key is not None:
+            return dict(zip(self.key, item.key, strict=True))
         if item.id is None:
             if not self.is_memory and not self.assigns_keys and not set(self.key) <= values.keys():
                 raise InvalidKey(
@@ -172,22 +177,27 @@ class Target:
             )
         kinds = [column.affinity for column in self.index.key]
         return {
-            name: _whole(name, part) if kind == "INTEGER" else str(part)
+            name: self._whole(name, part) if kind == "INTEGER" else str(part)
             for name, part, kind in zip(self.key, parts, kinds, strict=True)
         }
 
+    def _whole(self, name: str, value: object) -> int:
+        if isinstance(value, int) or re.fullmatch(r"\s*-?\d{1,19}\s*", str(value)):
+            return int(str(value))
+        remedy = ": leave it out, and one is assigned" if self.assigns_keys else ""
+        raise InvalidKey(f"id has {shown(value)} for column {name!r}, which holds whole numbers{remedy}")
 
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, int) or re.fullmatch(r"\s*-?\d{1,19}\s*", str(value)):
-        return int(str(value))
-    raise InvalidKey(f"id is {shown(value)}; column {name!r} holds whole numbers, leave it out and one is assigned")
+
+_LIMITS = {"text": MAX_DOCUMENT_CHARACTERS, "id": MAX_ID_CHARACTERS}
 
 
-def _storable(name: str, value: object, *, most: int | None = None) -> object:
+def _storable(name: str, value: object, *, most: int = MAX_FIELD_CHARACTERS) -> object:
     """The value as SQLite takes it, lists and objects as JSON. Raises InvalidQuery."""
-    most = most or MAX_FIELD_CHARACTERS
     if isinstance(value, Mapping | list | tuple):
-        value = json.dumps(value, ensure_ascii=False, sort_keys=True)
+        try:
+            value = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidQuery(f"{shown(name)} cannot be written as JSON ({error})") from error
     if isinstance(value, str):
         if len(value) > most:
             raise InvalidQuery(f"{shown(name)} has {len(value):,} characters; the limit is {most:,}: cut it in parts")
@@ -198,8 +208,8 @@ def _storable(name: str, value: object, *, most: int | None = None) -> object:
         raise InvalidQuery(f"{shown(name)} is {value}, which is no number to store")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidQuery(f"{shown(name)} is beyond 64 bits: give it as text")
-    elif not isinstance(value, str | int | float | None):
+    elif not isinstance(value, str | int | float | bytes | None):
         raise InvalidQuery(
-            f"{shown(name)} is of type {type(value).__name__}; text, numbers, lists and objects can be stored"
+            f"{shown(name)} is of type {type(value).__name__}; text, bytes, numbers, lists and objects can be stored"
         )
     return value

@@ -16,6 +16,7 @@ from .budget import dollars
 from .checking import Status
 from .domain import Estimate, Hit, Index, Mode, Progress, SyncReport
 from .driver import sqlite3
+from .errors import counted
 from .keys import key_to_path
 from .store import reading
 from .syncing import OnProgress
@@ -24,11 +25,11 @@ from .syncing import OnProgress
 def print_report(chosen: Index, report: SyncReport) -> None:
     """What one sync did, and why it compared every row if it did."""
     reused = f", {report.reused:,} reused" if report.reused else ""
-    removed = f", {report.chunks_removed:,} chunks removed" if report.chunks_removed else ""
-    paid = f", {report.tokens:,} tokens, {dollars(report.usd)}" if report.usd else ""
+    removed = f", {counted(report.chunks_removed, 'chunk')} removed" if report.chunks_removed else ""
+    paid = f", {counted(report.tokens, 'token')}, {dollars(report.usd)}" if report.usd else ""
     click.echo(
-        f"Synced {chosen.name}: {report.documents:,} documents read, {report.embedded:,} chunks embedded{reused}"
-        f"{removed}{paid}, {report.seconds:.1f} s"
+        f"Synced {chosen.name}: {counted(report.documents, 'document')} read, {counted(report.embedded, 'chunk')} "
+        f"embedded{reused}{removed}{paid}, {report.seconds:.1f} s"
     )
     for note in report.notes:
         click.echo(f"  note: {note}")
@@ -40,8 +41,8 @@ def print_status(found: Status) -> None:
         f"{found.name}: {found.table} ({', '.join(found.columns)}), {found.embedder}, {found.dimensions} dimensions"
     )
     click.echo(
-        f"  {found.rows:,} rows = {found.indexed:,} indexed + {found.pending:,} pending + {found.failed:,} failed + "
-        f"{found.empty:,} empty; {found.chunks:,} chunks"
+        f"  {counted(found.rows, 'row')} = {found.indexed:,} indexed + {found.pending:,} pending + {found.failed:,} "
+        f"failed + {found.empty:,} empty; {counted(found.chunks, 'chunk')}"
     )
     for key, reason in found.failures:
         click.echo(f"  failed: {key}: {printable(reason)}")
@@ -64,14 +65,16 @@ def spelled_cost(expected: Estimate) -> str:
     minutes = math.ceil(expected.minutes)
     lasting = "less than a minute" if minutes <= 1 else f"at least {minutes:,} minutes"
     return (
-        f"about {expected.tokens:,} tokens, {dollars(expected.usd)} (prices as of {expected.prices_as_of}), {lasting}"
+        f"about {counted(expected.tokens, 'token')}, {dollars(expected.usd)} (prices as of {expected.prices_as_of}), "
+        f"{lasting}"
     )
 
 
 def print_estimate(expected: Estimate, *, paid: bool, remedy: str) -> None:
     """What embedding would take and cost; `remedy` is the command that does it."""
     click.echo(
-        f"{expected.index} with {expected.embedder}: {expected.chunks:,} chunks of {expected.rows:,} rows to embed"
+        f"{expected.index} with {expected.embedder}: {counted(expected.chunks, 'chunk')} of "
+        f"{counted(expected.rows, 'row')} to embed"
     )
     if not paid:
         click.echo(f"It costs nothing: {expected.embedder} is no paid model")
@@ -162,7 +165,7 @@ def print_hits(
     for notice in notices:
         print_aside(f"({notice})")
     if pending:
-        click.echo(f"({pending:,} rows are not indexed yet: run `datasette vec sync`)", err=True)
+        click.echo(f"({counted(pending, 'row')} not indexed yet: run `datasette vec sync`)", err=True)
 
 
 def _reason(hit: Hit) -> str:

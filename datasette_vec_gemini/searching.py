@@ -25,7 +25,7 @@ from .errors import (
 from .keys import Key, key_to_json, key_to_path
 from .paid import PaidEmbedder
 from .store import reading, registry, source
-from .store.filters import Condition, compile_filters, unqueued
+from .store.filters import Condition, compile_filters, joined, unqueued
 from .store.keyword import keyword, terms
 from .store.nearest import Candidate, nearest, strengths
 from .store.reading import chunks_by_id, chunks_of, vectors_of
@@ -54,10 +54,13 @@ def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Em
         return answer(conn, index, prepared)
 
 
-def answer(conn: sqlite3.Connection, index: Index, query: Query) -> list[Hit]:
-    """The search itself, for a query that has been through `embed`, in the state that the connection is reading."""
+def answer(conn: sqlite3.Connection, index: Index, query: Query, *, only: Condition | None = None) -> list[Hit]:
+    """The search itself, for a query that has been through `embed`, in the state that the connection is reading.
+
+    `only` is a filter of the caller's beside those of the query.
+    """
     index = _current(conn, index)
-    condition, vector = compile_filters(conn, index, query.filters), query.vector
+    condition, vector = joined(compile_filters(conn, index, query.filters), only), query.vector
 
     def ranked(depth: int, condition: Condition | None = condition) -> list[_Ranked]:
         words = near = list[Candidate]()

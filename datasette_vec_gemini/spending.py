@@ -25,6 +25,7 @@ from .errors import (
     QuotaReached,
     ServiceUnavailable,
     VecError,
+    counted,
 )
 from .estimating import estimate, reckon
 from .filling import FAILED, PENDING
@@ -101,7 +102,7 @@ class Consent:
             model.require_key()
         if self.is_given:
             return
-        what = what or f"{expected.chunks:,} chunks of {expected.rows:,} rows to embed"
+        what = what or f"{counted(expected.chunks, 'chunk')} of {counted(expected.rows, 'row')} to embed"
         cost = f"{expected.index} with {expected.embedder}: {what}, {spelled_cost(expected)}"
         if not is_terminal():
             raise ConfirmationNeeded(
@@ -286,13 +287,15 @@ def evaluate(
     questions = sorted({Query(text).text for text in judged})
     count = len(questions)
     expected = reckon(chosen, model, rows=count, chunks=count, tokens=model.count_tokens(questions))
-    consent.approve(expected, what=f"{count:,} questions to embed", otherwise="nothing was asked")
+    consent.approve(expected, what=f"{counted(count, 'question')} to embed", otherwise="nothing was asked")
     model = model.charged_to(ledger_of(conn), max_usd=consent.left_usd, bulk=True)
     try:
         return evaluating.evaluate(conn, chosen, queries, judgements, embedder=model)
     finally:
         spent = model.budget.spent
-        print_aside(f"{spent.texts:,} questions embedded, {spent.tokens:,} tokens, {dollars(spent.usd)}")
+        print_aside(
+            f"{counted(spent.texts, 'question')} embedded, {counted(spent.tokens, 'token')}, {dollars(spent.usd)}"
+        )
 
 
 def expect(conn: sqlite3.Connection, chosen: Index, embedder: str | None) -> tuple[Estimate, Embedder]:

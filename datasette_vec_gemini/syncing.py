@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -19,14 +19,14 @@ from .budget import Budget, ledger_of
 from .chunking import covers, digest, render, split
 from .domain import Embedder, Estimate, Index, Progress, SyncReport
 from .driver import sqlite3
-from .errors import EmbedderError, ExtensionUnavailable, VecError
+from .errors import EmbedderError, ExtensionUnavailable, VecError, counted
 from .estimating import estimate_pending
 from .filling import ATTEMPTS, FAILED, Filling
 from .keys import Key
 from .paid import PaidEmbedder
 from .schema import source_key
 from .searching import checked_embedder
-from .store import picture, reading, registry, source, writing
+from .store import generations, jobs, picture, reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .store.usage import Usage
 from .store.writing import Change
@@ -90,15 +90,18 @@ def sync(
     What another thread has asked `stop` for is raised.
     Raises TransactionOpen, FingerprintMismatch, EmbedderError, DatabaseUnavailable, ExtensionUnavailable.
     """
-    started = time.monotonic()
+    started, began = time.monotonic(), jobs.now()
     refuse_open_transaction(conn)
     with mapped_errors():
         index = registry.reread(conn, index)
         model = checked_embedder(index, embedder)
-        tell, stop = on_progress or (lambda _: None), stop or Stop()
+        tell, stop, last = on_progress or (lambda _: None), stop or Stop(), list[Progress]()
 
         def progressed(progress: Progress) -> None:
-            tell(replace(progress, usd=stop.budget.spent.usd) if stop.budget else progress)
+            progress = replace(progress, usd=stop.budget.spent.usd) if stop.budget else progress
+            if last != [progress]:  # who waits for others has nothing new to say, and may be stopped
+                last[:] = [progress]
+                tell(progress)
             stop.check()
 
         if reading.has_codes(conn, index) and not reading.has_vec(conn):
@@ -120,7 +123,7 @@ def sync(
         if isinstance(model, PaidEmbedder):
             spent = model.budget.spent
         notes = (*run.report.notes, *_draw(conn, run.index))
-    return replace(
+    report = replace(
         run.report,
         notes=notes,
         embedded=filling.embedded,
@@ -131,6 +134,50 @@ def sync(
         usd=spent.usd,
         seconds=time.monotonic() - started,
     )
+    _note(conn, index, report, began=began)
+    return report
+
+
+def told(report: SyncReport) -> str:
+    """What a sync did, in words."""
+    parts = [
+        f"{counted(report.documents, 'document')} read",
+        f"{counted(report.embedded, 'chunk')} embedded",
+        *([f"{report.reused:,} reused"] if report.reused else []),
+        *([f"{report.failed:,} failed"] if report.failed else []),
+        f"{report.seconds:.1f} s",
+    ]
+    return ", ".join([*parts, *report.notes])
+
+
+def _note(conn: sqlite3.Connection, index: Index, report: SyncReport, *, began: str) -> None:
+    """Let servers tell of a sync that has done something; it is not at fault where that cannot be written."""
+    if index.state == "active" and (report.documents or report.embedded):
+        job = jobs.Job(
+            index=index.name,
+            kind="sync",
+            state="finished",
+            started=began,
+            ended=jobs.now(),
+            done=report.documents,
+            total=report.documents,
+            message=told(report),
+            spent_usd=report.usd,
+        )
+        with suppress(VecError, sqlite3.Error):
+            jobs.note(conn, job)
+
+
+def sync_text(conn: sqlite3.Connection, index: Index, *, embedder: Embedder | None = None) -> SyncReport:
+    """The text stage alone, which calls no model; also in an open transaction, with whose commit it comes to hold.
+
+    What has changed is found by words then, by meaning after the next `sync`. Raises like it.
+    """
+    with mapped_errors():
+        index = registry.reread(conn, index)
+        run = _Run(conn, index, checked_embedder(index, embedder), lambda _: None)
+        run.sync_text(full=False)
+    return run.report
 
 
 def _draw(conn: sqlite3.Connection, index: Index) -> Iterator[str]:
@@ -241,7 +288,7 @@ class _Run:
         if not swept and seen == before:
             return True
         with self.writing():
-            writing.enqueue_orphans(conn, index)
+            generations.enqueue_orphans(conn, index)
             if reading.count_queue(conn, index):
                 return False
             registry.record(conn, index, replace(registry.observe(conn, index), schema_version=schema_version))
@@ -267,9 +314,9 @@ class _Run:
         retry = reading.count_chunks(conn, index, only=FAILED)
         if full or reason or retry:
             with self.writing():
-                writing.install_triggers(conn, index)
+                generations.install_triggers(conn, index)
                 if full or reason:
-                    writing.enqueue_all(conn, index)
+                    generations.enqueue_all(conn, index)
                 writing.retry_failures(conn, index, attempts=None if full else ATTEMPTS)
 
     def _plan(self, entries: Sequence[tuple[int, Key]], *, removing: bool) -> list[Change]:

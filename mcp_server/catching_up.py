@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
 
-from datasette_vec_gemini import Embedder, Estimate, Index, PaidEmbedder, Progress, Stop, VecError, sqlite3, sync
+from datasette_vec_gemini import (
+    Embedder,
+    Estimate,
+    Index,
+    PaidEmbedder,
+    Progress,
+    Stop,
+    VecError,
+    count_pending,
+    sqlite3,
+    sync,
+)
 
 from .library import Tell
 
@@ -16,6 +29,10 @@ _WORDS_ONLY = "Everything is saved and found by words; by meaning not all of it 
 
 class Refused(VecError):
     """What was asked for is not done here, or not now."""
+
+
+class _Paused(Exception):
+    """Others have their turn now."""
 
 
 def catch_up(
@@ -45,6 +62,31 @@ def catch_up(
     if report.failed:
         return [f"The model refused {report.failed} passages of the index, which are found by words only"]
     return []
+
+
+def catch_up_a_little(
+    conn: sqlite3.Connection, index: Index, *, model: Embedder, seconds: float, is_over: Callable[[], bool]
+) -> float | None:
+    """Sync an index for about so long, where documents of it wait, or until it is over; how long to go on, or None.
+
+    What gets nowhere in this time is given twice as much, up to that of a call. Raises VecError.
+    """
+    before, until, stages = count_pending(conn, index), time.monotonic() + seconds, set[str]()
+
+    def pause(progress: Progress) -> None:
+        stages.add(progress.stage)
+        if is_over() or time.monotonic() > until:
+            raise _Paused
+
+    if not before or is_over():
+        return None
+    try:
+        sync(conn, index, embedder=model, on_progress=pause)
+    except _Paused:
+        is_moving = "vectors" in stages or count_pending(conn, index) < before
+        longer = seconds if is_moving else 2 * seconds
+        return longer if longer <= SYNC_SECONDS else None
+    return None
 
 
 def _approve(model: Embedder, expected: Estimate) -> None:

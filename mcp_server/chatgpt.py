@@ -9,13 +9,13 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from datasette_vec_gemini import Query, key_from_path, key_to_path, search
+from datasette_vec_gemini import Query, VecError, key_from_path, key_to_path, search
 
 from .arguments import Question, strict
+from .calls import explaining, teller
 from .library import Library, Shelf
 from .lookup import read_document
 from .text import on_one_line, shown_fields, visible
-from .tools import explaining, teller
 
 MOST_HITS = 10
 FETCH_CHARACTERS = 200_000
@@ -52,11 +52,14 @@ def register_chatgpt(server: MCPServer[Any], library: Library) -> None:
     @explaining
     async def search_all(ctx: Context[Any], *, query: Question) -> Annotated[CallToolResult, Results]:
         found: list[tuple[float, Result]] = []
-        for shelf in await library.shelves():
-            ready, _ = await library.embed(shelf, Query(query, k=MOST_HITS), teller(ctx))
-            for hit in await library.read(shelf, lambda conn, s=shelf, q=ready: search(conn, s.index, q)):  # type: ignore[misc]
-                result = Result(id=_id(shelf, hit.key), title=visible(hit.title), url=_url(shelf, hit.key, hit.row))
-                found.append((hit.score, result))
+        shelves, faults = await library.shelves(), []
+        for shelf in shelves:
+            try:
+                found += await _searched(library, shelf, query, ctx)
+            except VecError as error:  # one that is broken hides no other
+                faults.append(error)
+        if faults and len(faults) == len(shelves):
+            raise faults[0]
         found.sort(key=lambda scored: -scored[0])
         return _one_block(Results(results=[result for _, result in found[:MOST_HITS]]))
 
@@ -93,6 +96,16 @@ def register_chatgpt(server: MCPServer[Any], library: Library) -> None:
         annotations=annotations,
     )
     strict(server, ["search", "fetch"])
+
+
+async def _searched(library: Library, shelf: Shelf, query: str, ctx: Context[Any]) -> list[tuple[float, Result]]:
+    """The hits of one index with their scores."""
+    ready, _ = await library.embed(shelf, Query(query, k=MOST_HITS), teller(ctx))
+    hits = await library.read(shelf, lambda conn: search(conn, shelf.index, ready))
+    return [
+        (hit.score, Result(id=_id(shelf, hit.key), title=visible(hit.title), url=_url(shelf, hit.key, hit.row)))
+        for hit in hits
+    ]
 
 
 def _id(shelf: Shelf, key: tuple[object, ...]) -> str:

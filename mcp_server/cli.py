@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from datasette_vec_gemini import VecError
 from .configs import CLIENTS, block, where
 
 TOKEN_VARIABLE = "DATASETTE_VEC_MCP_TOKEN"  # noqa: S105 - the name of one
+INTERRUPTED = 130
 ADDRESS = "127.0.0.1:8765"
 _LOCAL_MODELS = ("local", "hashing")
 
@@ -46,7 +48,19 @@ _index = click.option("name", "--index", metavar="NAME", help="Serve this index 
 _chatgpt = click.option("--chatgpt", is_flag=True, help="Add search and fetch as ChatGPT's connectors want them.")
 
 
-@mcp.command()
+class _Serve(click.Command):
+    """Takes what follows `--http` for DB where nothing else is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, [*args])
+        except click.MissingParameter:
+            if "--http" not in args:
+                raise
+        return super().parse_args(ctx, [f"--http={ADDRESS}" if each == "--http" else each for each in args])
+
+
+@mcp.command(cls=_Serve)
 @click.argument("db", type=click.Path(path_type=Path))
 @click.option(
     "--http",
@@ -88,10 +102,12 @@ def serve(
         raise click.ClickException(
             "the MCP server needs one more package: pip install 'datasette-vec-gemini[mcp]'"
         ) from error
-    from .file import FileLibrary, is_writable, make_memory
+    from .file import MEMORY, FileLibrary, is_writable, make_memory
 
+    if str(db) == ":memory:":
+        raise click.UsageError("a database in memory cannot be served: name a file, a new one if need be")
     read_only = read_only or (db.exists() and not is_writable(db))
-    if not read_only:
+    if not read_only and (name or MEMORY).lower() == MEMORY:
         make_memory(db, embedder=embedder or "local")
     library = FileLibrary(db, read_only=read_only, only=name)
     try:
@@ -114,12 +130,16 @@ def serve(
                 click.echo(
                     "Serving MCP over stdin and stdout; a client starts this, see `datasette vec mcp config`", err=True
                 )
+            # The SDK would wait for the next line of stdin. What is being done is lost as it is to any other death.
+            signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
             server.run("stdio")
             return
         host, port = _parse_address(address)
         app = http.application(server, host=host, token=_token(token_file), allowed_hosts=hosts)
+        listening = http.listen(host, port)
+        port = listening.getsockname()[1]
         click.echo(f"Serving MCP at http://{host}:{port}{http.PATH}  (Ctrl-C to stop)", err=True)
-        http.serve(app, host, port)
+        http.serve(app, listening)
     finally:
         library.close()
 
@@ -145,7 +165,10 @@ def _parse_address(text: str) -> tuple[str, int]:
 
 
 def _token(file: Path | None) -> str | None:
-    text = file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN_VARIABLE, "")
+    try:
+        text = file.read_text(encoding="utf-8") if file else os.environ.get(TOKEN_VARIABLE, "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError("the token file cannot be read as text") from error
     token = text.strip()
     if file and not token:
         raise click.UsageError("the token file is empty")

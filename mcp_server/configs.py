@@ -26,7 +26,8 @@ def where(client: str) -> str:
 def block(client: str, db: Path, *, name: str | None = None, options: Sequence[str] = ()) -> str:
     """The block, with the paths of this interpreter and of the file written out: a client has another directory."""
     name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", db.stem).strip("-") or "documents"
-    command, args = sys.executable, ["-m", "mcp_server", str(db.absolute()), *options]
+    # -P: clients start it in any directory, such as a project with an `mcp_server` of its own.
+    command, args = sys.executable, ["-P", "-m", "mcp_server", str(db.absolute()), *options]
     if client == "claude-code":
         return shlex.join(["claude", "mcp", "add", name, "--", command, *args])
     server = {"command": command, "args": args}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,6 +17,7 @@ from typing import TypeVar
 from datasette_vec_gemini import (
     Embedder,
     Index,
+    PaidEmbedder,
     Query,
     Stop,
     VecError,
@@ -28,7 +31,7 @@ from datasette_vec_gemini import (
     sqlite3,
 )
 
-from .catching_up import SYNC_SECONDS, Refused, catch_up
+from .catching_up import SYNC_SECONDS, Refused, catch_up, catch_up_a_little
 from .library import Shelf, Tell
 from .models import READY_SECONDS, Models
 from .workers import Workers
@@ -36,6 +39,10 @@ from .workers import Workers
 T = TypeVar("T")
 
 READERS = 3
+MEMORY = "documents"
+"""The table, and the index, of a file that is made new."""
+BACKLOG_SECONDS = 2.0
+"""About how long a call may have to wait for what is embedded in the background."""
 
 
 class FileLibrary:
@@ -57,6 +64,7 @@ class FileLibrary:
         self._models = Models(load, ready_seconds=ready_seconds)
         self._sync_seconds = sync_seconds
         self._ledger = ""
+        self._is_closed = threading.Event()
         self._readers = Workers(READERS, "mcp-read", self._open_to_read)
         self._writer = Workers(1, "mcp-write", self._open_to_write)
         self._syncer = Workers(1, "mcp-sync", lambda: connect(path, require_vec=False))
@@ -66,12 +74,35 @@ class FileLibrary:
         with closing(self._open_to_read()) as conn:
             self._ledger = ledger_of(conn)
             found = [find_index(conn, self._only)] if self._only else indexes(conn)
-        for specification in {index.embedder for index in found}:
-            self._models.warm(specification)
+        for index in found:
+            loaded = self._models.warm(index.embedder)
+            if not self.read_only:
+                loaded.add_done_callback(partial(self._begin_backlog, index))
         return found
+
+    def _begin_backlog(self, index: Index, loaded: Future[Embedder]) -> None:
+        if not loaded.exception():
+            self._go_on(index, loaded.result())
+
+    def _go_on(self, index: Index, model: Embedder) -> None:
+        """Embed what waits, a little at a time so that calls have their turn.
+
+        Nobody is there to agree to a cost, and an index over a view would be read whole: those wait for a call, or for
+        `datasette vec sync`.
+        """
+        if isinstance(model, PaidEmbedder) or index.is_view:
+            return
+
+        def work(conn: sqlite3.Connection, seconds: float = BACKLOG_SECONDS) -> None:
+            more = catch_up_a_little(conn, index, model=model, seconds=seconds, is_over=self._is_closed.is_set)
+            if more is not None:
+                self._syncer.begin(partial(work, seconds=more))
+
+        self._syncer.begin(work)
 
     def close(self) -> None:
         """End the threads, and with them their connections."""
+        self._is_closed.set()
         for each in (self._models, self._readers, self._writer, self._syncer):
             each.close()
 
@@ -108,7 +139,7 @@ class FileLibrary:
         return await self._writer.do(work)
 
     async def sync(self, shelf: Shelf, tell: Tell) -> list[str]:
-        """On a thread of its own, so that another call can write meanwhile."""
+        """On a thread of its own, so that another call can write meanwhile; what is left goes on without the call."""
         until = time.monotonic() + self._sync_seconds
         model, stop = await self._models.ready(shelf.index.embedder, tell), Stop()
 
@@ -118,10 +149,14 @@ class FileLibrary:
             return catch_up(conn, shelf.index, model=model, tell=tell, stop=stop, seconds=left)
 
         try:
-            return await self._syncer.do(work)
+            notes = await self._syncer.do(work)
         except asyncio.CancelledError:
             stop.request(Refused("the call was cancelled"))
+            self._go_on(shelf.index, model)
             raise
+        if notes:
+            self._go_on(shelf.index, model)
+        return notes
 
     def _open_to_read(self) -> sqlite3.Connection:
         conn = connect(self._path, read_only=True, require_vec=False)
@@ -144,10 +179,19 @@ def is_writable(path: Path) -> bool:
 
 
 def make_memory(path: Path, *, embedder: str) -> bool:
-    """Give a file that does not exist, or has nothing in it yet, a memory; tells whether it did. Raises VecError."""
-    with closing(connect(path, create=True)) as conn:
-        names = {name for (name,) in conn.execute("select name from sqlite_master where type = 'table'").fetchall()}
-        if indexes(conn) or not names <= {"documents"}:
-            return False
-        create_memory(conn, embedder=embedder)
+    """Give a file that does not exist, or has nothing in it yet, a memory; tells whether it did. Raises VecError.
+
+    Where that fails, a file that was not there before is not there after.
+    """
+    is_new = not path.exists()
+    try:
+        with closing(connect(path, create=True)) as conn:
+            names = {name for (name,) in conn.execute("select name from sqlite_master where type = 'table'").fetchall()}
+            if indexes(conn) or not names <= {MEMORY}:
+                return False
+            create_memory(conn, embedder=embedder)
+    except VecError:
+        if is_new:
+            path.unlink(missing_ok=True)
+        raise
     return True

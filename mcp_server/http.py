@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -88,15 +90,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(app: App, host: str, port: int) -> None:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes one that is free. Raises Refused where somebody else listens there."""
+    try:
+        # A name may have several addresses, such as localhost: IPv4 goes first, which every client tries.
+        family, *_, address = min(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        raise Refused(f"it cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def serve(app: App, listening: socket.socket) -> None:
     """Serve until interrupted."""
     import uvicorn
 
-    uvicorn.run(
-        app,
-        host=host.strip("[]"),
-        port=port,
-        log_level="warning",
-        limit_concurrency=AT_ONCE,
-        timeout_graceful_shutdown=3,
+    settings = uvicorn.Config(
+        app, log_level="warning", limit_concurrency=AT_ONCE, timeout_graceful_shutdown=END_SECONDS
     )
+    with listening, suppress(KeyboardInterrupt):
+        uvicorn.Server(settings).run(sockets=[listening])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+from urllib.parse import quote
 
 from datasette_vec_gemini import Index, Query, key_to_path, sqlite3
 
@@ -24,7 +25,8 @@ class Shelf:
 
     def uri(self, key: Sequence[object]) -> str:
         """The document of a key, as a resource."""
-        return f"doc://{key_to_path([self.name])}/{key_to_path(key)}"
+        # As RFC 6570 expands the template: a client that fills it in comes to the same, and no comma splits a key.
+        return f"doc://{key_to_path([self.name])}/{quote(key_to_path(key), safe='~')}"
 
 
 class Library(Protocol):

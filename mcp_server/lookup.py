@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 from mcp.server.mcpserver.exceptions import ToolError
 
-from datasette_vec_gemini import Document, VecError, get_document, key_from_path, sqlite3
+from datasette_vec_gemini import Document, find_key, get_document, key_to_path, sqlite3
 
 from .library import Library, Shelf
-from .text import on_one_line, visible
+from .text import on_one_line
+
+Key = tuple[str | int | float | bytes, ...]
 
 
 async def find_shelf(library: Library, name: str | None) -> Shelf:
@@ -38,27 +39,28 @@ async def read_document(library: Library, index: str | None, key: str | int) -> 
     return shelf, await library.read(shelf, partial(read_row, shelf=shelf, key=key))
 
 
-def key_parts(shelf: Shelf, key: str | int) -> tuple[object, ...]:
-    """A key as SQLite compares it; whole numbers where the column holds them."""
-    parts: list[object] = []
-    for part, column in zip(key_from_path(str(key)), shelf.index.key, strict=False):
-        is_number = column.affinity == "INTEGER" and re.fullmatch(r"-?\d{1,18}", part)
-        parts.append(int(part) if is_number else part)
-    if len(parts) != len(shelf.index.key) or len(key_from_path(str(key))) != len(parts):
-        columns = ", ".join(key_columns(shelf))
-        raise ToolError(
-            f"key {on_one_line(str(key), 80)!r} does not have the {len(shelf.index.key)} parts of a key of index "
-            f"{shelf.name} ({columns}): take the key from a hit of search_documents"
-        )
-    return tuple(parts)
-
-
 def read_row(conn: sqlite3.Connection, *, shelf: Shelf, key: str | int) -> Document:
     """The document of a key, on a connection that reads. Raises ToolError."""
-    try:
-        return get_document(conn, shelf.index, key_parts(shelf, key))
-    except VecError as error:
-        raise ToolError(f"{visible(str(error))}. Take a key from search_documents") from error
+    found = key_of(conn, shelf, key)
+    if found is None:
+        columns = ", ".join(on_one_line(name, 100) for name in key_columns(shelf))
+        raise ToolError(
+            f"index {shelf.name} has no row with the key {on_one_line(str(key), 80)!r} (its key is {columns}). Take a "
+            "key from search_documents"
+        )
+    return get_document(conn, shelf.index, found)
+
+
+def key_of(conn: sqlite3.Connection, shelf: Shelf, key: str | int) -> Key | None:
+    """The key of the document that is called so: as hits spell it, or as it stands in its column."""
+    spelled = find_key(conn, shelf.index, str(key))
+    return spelled if spelled is not None else find_key(conn, shelf.index, key_to_path([key]))
+
+
+def key_spelled(conn: sqlite3.Connection, shelf: Shelf, key: str | int) -> Key | None:
+    """The key of the document of which a hit has exactly this key."""
+    found = find_key(conn, shelf.index, str(key))
+    return found if found is not None and key_to_path(found) == str(key) else None
 
 
 def key_columns(shelf: Shelf) -> list[str]:

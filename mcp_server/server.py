@@ -15,14 +15,17 @@ from pydantic import Field
 from datasette_vec_gemini import key_from_path
 
 from .arguments import strict
+from .changing import Writing
 from .chatgpt import register_chatgpt
 from .library import Library
 from .lookup import read_document
-from .text import visible
-from .tools import Tools
+from .text import on_one_line, visible
+from .tools import Reading
 
 DISTRIBUTION = "datasette-vec-gemini"
 RESOURCE_CHARACTERS = 200_000
+NAMES_CHARACTERS = 800
+"""Clients cut instructions at 2 kB."""
 
 _INSTRUCTIONS = """\
 Documents in SQLite, searched by meaning and by words. Begin with search_documents: ask a whole question in plain words.
@@ -50,7 +53,7 @@ def build_server(
     `names` of the indexes go into the instructions; `is_remote` is whether texts go to a service elsewhere. `chatgpt`
     adds the two tools that ChatGPT's connectors ask for.
     """
-    indexes = f"\nIndexes: {', '.join(names[:20])}." if names else ""
+    indexes = f"\nIndexes: {on_one_line(', '.join(names), NAMES_CHARACTERS)}." if names else ""
     server: MCPServer[Any] = MCPServer(
         DISTRIBUTION,
         title="Semantic search in SQLite",
@@ -94,7 +97,7 @@ def register_tools(
     server: MCPServer[Any], library_of: Callable[[Context[Any]], Library], *, writes: bool, is_remote: bool
 ) -> None:
     """Put the tools on any server, such as Datasette's; `library_of` finds the library for who asks."""
-    tools = Tools(library_of)
+    tools, changes = Reading(library_of), Writing(library_of)
     reading = ToolAnnotations(read_only_hint=True, open_world_hint=is_remote)
     local = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     adding = ToolAnnotations(
@@ -109,8 +112,8 @@ def register_tools(
     ]
     if writes:
         offered += [
-            ("Add or correct documents", tools.add_documents, adding),
-            ("Delete documents", tools.delete_documents, deleting),
+            ("Add or correct documents", changes.add_documents, adding),
+            ("Delete documents", changes.delete_documents, deleting),
         ]
     for title, tool, hints in offered:
         server.add_tool(tool, title=title, description=inspect.cleandoc(tool.__doc__ or ""), annotations=hints)

@@ -1,71 +1,30 @@
-"""The tools, over any `Library`: each finds its index, asks the library, and makes a small and honest answer of it."""
+"""The tools that read, over any `Library`: each finds its index, asks, and makes a small and honest answer of it."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult
 
 from datasette_vec_gemini import Hit as FoundHit
-from datasette_vec_gemini import (
-    NewDocument,
-    Query,
-    VecError,
-    Written,
-    add_documents,
-    count_pending,
-    delete_documents,
-    describe_index,
-    key_to_path,
-    search,
-    similar,
-    sqlite3,
-)
+from datasette_vec_gemini import Query, VecError, count_pending, describe_index, key_to_path, search, similar, sqlite3
 
 from . import arguments as given
-from .answers import Changes, DocumentPart, Hit, Hits, Indexes, IndexInfo, Item, answered
-from .library import Library, Shelf, Tell
-from .lookup import find_shelf, key_columns, key_parts, read_document, read_row
+from .answers import DocumentPart, Hit, Hits, Indexes, IndexInfo, answered
+from .calls import explaining, teller
+from .library import Library, Shelf
+from .lookup import find_shelf, key_columns, read_document, read_row
 from .text import ANSWER_CHARACTERS, on_one_line, shown_fields, visible
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-BATCH_CHARACTERS = 1_000_000
 PASSAGE_CHARACTERS = 2_000
 FIELD_CHARACTERS = 300
-_log = logging.getLogger("mcp_server")
+COLUMNS_CHARACTERS = 2_000
 
 
-def explaining(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """What goes wrong in a tool reaches the caller as words that help; nothing else of it does."""
-
-    @functools.wraps(tool)
-    async def explained(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await tool(*args, **kwargs)
-        except VecError as error:
-            raise ToolError(visible(str(error))) from error
-        except ToolError:
-            raise
-        except sqlite3.Error as error:
-            _log.exception("SQLite failed in a tool")
-            raise ToolError("SQLite could not do this; the log of the server says why. Try once more") from error
-        except Exception as error:
-            _log.exception("A tool failed")
-            raise ToolError("this failed for a reason that nobody foresaw; the log of the server says more") from error
-
-    return explained
-
-
-class Tools:
+class Reading:
     """The tools; `library_of` finds the library for the caller of a request."""
 
     def __init__(self, library_of: Callable[[Context[Any]], Library]) -> None:
@@ -198,69 +157,6 @@ class Tools:
             answer.notes.append("Of the last indexes only the names are shown, to keep the answer short")
         return answered(answer)
 
-    @explaining
-    async def add_documents(
-        self,
-        ctx: Context[Any],
-        *,
-        documents: given.Documents,
-        index: given.IndexName = None,
-        on_conflict: given.OnConflict = "replace",
-    ) -> Annotated[CallToolResult, Changes]:
-        """Add documents to an index, or correct them; they can be found in the next call.
-
-        Give up to 100 at once, each with its text and, where it helps, title, category, url and metadata. Search first,
-        so that nothing is added twice: the same title and text are known again. To correct a document give its key as
-        id; what you leave out stays. In an index over a table with columns of its own, put them into fields, which
-        list_indexes shows. Each document has its own status: created, updated, unchanged or error with the reason.
-        """
-        size = sum(len(each.text) for each in documents)
-        if size > BATCH_CHARACTERS:
-            raise ToolError(
-                f"the documents have {size:,} characters together; {BATCH_CHARACTERS:,} fit into one call: send fewer"
-            )
-        library, tell = self._library_of(ctx), teller(ctx)
-        shelf = await find_shelf(library, index)
-        new = [NewDocument(**each.model_dump(exclude={"fields"}), fields=each.fields or {}) for each in documents]
-        work = partial(
-            add_documents, index=shelf.index, items=new, on_conflict=on_conflict, added_by=_author(library, ctx)
-        )
-        written = await library.write(shelf, work)
-        return await _changes(library, shelf, written, tell)
-
-    @explaining
-    async def delete_documents(
-        self, ctx: Context[Any], *, keys: given.Keys, index: given.IndexName = None
-    ) -> Annotated[CallToolResult, Changes]:
-        """Delete documents for good, by the keys that hits have.
-
-        There is no way back: read a document with get_document before you delete it. To correct one, use add_documents
-        with its key as id. A key that is not there is no error: its status is absent.
-        """
-        library, tell = self._library_of(ctx), teller(ctx)
-        shelf = await find_shelf(library, index)
-        parts = [key_parts(shelf, key) for key in keys]
-        written = await library.write(shelf, partial(delete_documents, index=shelf.index, keys=parts))
-        return await _changes(library, shelf, written, tell)
-
-
-def _author(library: Library, ctx: Context[Any]) -> str:
-    """Who adds: whoever has signed in, else the name that the client's program gives itself."""
-    client = ctx.session.client_params
-    named = library.caller or (client.client_info.name if client else "") or (ctx.headers or {}).get("user-agent", "")
-    return on_one_line(named, 100) or "mcp"
-
-
-def teller(ctx: Context[Any]) -> Tell:
-    """What tells the client of a request how far it is, where it wants to know."""
-    loop = asyncio.get_running_loop()
-
-    def tell(done: float, total: float, message: str) -> None:
-        if not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(ctx.report_progress(done, total, message), loop)
-
-    return tell
-
 
 async def _described(library: Library, shelf: Shelf) -> IndexInfo:
     """An index in words and figures; of one that is broken, what is wrong with it."""
@@ -274,10 +170,20 @@ async def _described(library: Library, shelf: Shelf) -> IndexInfo:
         documents=described.documents,
         pending=described.pending,
         failed=described.failed or None,
-        filters=[visible(name) for name in described.filters],
-        columns=on_one_line(described.writable, 2_000),
-        model=shelf.index.embedder,
+        filters=_that_fit(described.filters),
+        columns=on_one_line(described.writable, COLUMNS_CHARACTERS),
+        model=on_one_line(shelf.index.embedder, 100),
     )
+
+
+def _that_fit(names: Sequence[str]) -> list[str]:
+    """The names of columns, as many as there is room for; an ellipsis says that there are more."""
+    shown, room = [on_one_line(name, 100) for name in names], COLUMNS_CHARACTERS
+    for number, name in enumerate(shown):
+        room -= len(name) + 4
+        if room < 0:
+            return [*shown[:number], "…"]
+    return shown
 
 
 def _fill(answer: Hits, shelf: Shelf, found: Sequence[FoundHit], *, is_detailed: bool, offset: int) -> None:
@@ -316,26 +222,3 @@ def _nothing(filters: dict[str, Any] | None, min_score: float | None, offset: in
         "other words",
     ]
     return f"Nothing was found: ask with {', or '.join(remedies)}"
-
-
-async def _changes(library: Library, shelf: Shelf, written: Sequence[Written], tell: Tell) -> CallToolResult:
-    """Make what was written searchable, and say of each document what became of it."""
-    items = [
-        Item(
-            position=position,
-            status=each.status,
-            key=key_to_path(each.key) if each.key else None,
-            uri=shelf.uri(each.key) if each.key and each.status not in {"deleted", "absent"} else None,
-            error=on_one_line(each.error, 500) if each.error else None,
-        )
-        for position, each in enumerate(written)
-    ]
-    notes = []
-    if any(each.status in {"created", "updated", "deleted"} for each in written):
-        try:
-            notes = await library.sync(shelf, tell)
-        except VecError as error:
-            notes = [f"Everything is saved, but cannot be searched yet: {visible(str(error))}"]
-    pending = await library.read(shelf, partial(count_pending, index=shelf.index))
-    answer = Changes(index=shelf.name, items=items, pending=pending, notes=notes)
-    return answered(answer, is_error=all(item.status == "error" for item in items))

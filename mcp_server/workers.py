@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from datasette_vec_gemini import sqlite3
 
 T = TypeVar("T")
+_log = logging.getLogger("mcp_server")
 
 
 class _Task:
@@ -63,6 +65,12 @@ class Workers:
             raise
         return result
 
+    def begin(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Do it after what waits now; that it failed stands in the log."""
+        task = _Task(work)
+        task.future.add_done_callback(_logged)
+        self._tasks.put(task)
+
     def close(self, seconds: float = 15.0) -> None:
         """End the threads after what they do: a process that ends in the middle of a model's work crashes."""
         for _ in self._threads:
@@ -85,3 +93,8 @@ class Workers:
             del task
         if conn:
             conn.close()
+
+
+def _logged(future: Future[Any]) -> None:
+    if not future.cancelled() and (error := future.exception()):
+        _log.warning("What is done in the background failed: %s", error)

@@ -96,7 +96,7 @@ def test_pending_rows_are_said(run, indexed, table):
     table.execute("insert into docs values (5, 'New', 'not indexed yet', 2005)")
     table.commit()
     assert json.loads(run("search", "DB", "date", "--json").stdout)["pending"] == 1
-    assert "1 rows are not indexed yet" in run("search", "DB", "date").stderr
+    assert "1 row not indexed yet" in run("search", "DB", "date").stderr
     assert "1 pending" in run("status", "DB").stdout
     assert json.loads(run("status", "DB", "--json").stdout)[0]["pending"] == 1
 
@@ -250,7 +250,7 @@ def test_several_indexes_have_to_be_told_apart(run, indexed, table):
 def test_rows_that_fail_end_with_code_3_and_are_listed(run, indexed, table):
     table.execute("update _vec_docs_1_chunks set embedding = null, error = 'too hot', attempts = 3 where k0 = 2")
     table.commit()
-    assert "1 chunks failed" in run("sync", "DB", code=3).stderr
+    assert "1 chunk failed" in run("sync", "DB", code=3).stderr
     assert "failed: 2: too hot" in run("status", "DB").stdout
 
 

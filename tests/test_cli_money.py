@@ -507,7 +507,7 @@ def test_an_evaluation_stops_at_its_cap(run, fake, filled, judged):
     asked = len(fake.requests)
     said = run("eval", "DB", "docs", *judged, "--max-usd", "0.000003", code=4)
     assert said.stdout == ""
-    assert said.stderr.startswith("1 questions embedded, ")
+    assert said.stderr.startswith("1 question embedded, ")
     assert len(fake.requests) == asked + 1
 
 
@@ -542,7 +542,7 @@ def test_a_watch_that_reaches_its_cap_ends_with_code_4(fake, filled, key, path, 
         filled.commit()
         rest, said = watch.communicate(timeout=30)
     assert watch.returncode == 4, said
-    assert "1 chunks embedded" in first
+    assert "1 chunk embedded" in first
     assert not CANARY.search(first + rest + said)
     assert "2 pending" in said or "1 pending" in said
     assert ledger(filled)["usd"] <= spent + 0.00001
@@ -561,7 +561,7 @@ def test_a_watch_that_begins_while_the_service_is_down_waits_for_it(fake, filled
         finally:
             watch.kill()
         _, said = watch.communicate(timeout=30)
-    assert "1 chunks embedded" in first
+    assert "1 chunk embedded" in first
     assert said.count("Trying again: ") == 2
 
 
@@ -584,7 +584,7 @@ def test_a_full_watch_compares_every_row_even_if_the_file_is_locked_at_first(fak
             found = watch.stdout.readline()
         finally:
             watch.kill()
-    assert "1 chunks embedded" in found
+    assert "1 chunk embedded" in found
 
 
 # doctor

@@ -17,12 +17,14 @@ from datasette_vec_gemini import (
     create_memory,
     delete_documents,
     describe_index,
+    find_key,
     get_document,
     indexes,
+    key_to_path,
     search,
     sync,
 )
-from datasette_vec_gemini.errors import DatabaseUnavailable, DocumentNotFound, InvalidQuery, UsageError
+from datasette_vec_gemini.errors import DatabaseUnavailable, DocumentNotFound, InvalidQuery, TableNotFound, UsageError
 
 
 @pytest.fixture
@@ -195,7 +197,7 @@ def test_what_the_table_refuses_is_refused_with_its_columns(conn, own, item, rea
     assert rows(conn, "select * from notes") == before
 
 
-def test_a_foreign_key_that_is_looked_at_last_refuses_the_batch(conn):
+def test_a_foreign_key_that_is_looked_at_last_refuses_only_its_document(conn):
     conn.executescript(
         """
         create table kinds (name text primary key);
@@ -204,9 +206,105 @@ def test_a_foreign_key_that_is_looked_at_last_refuses_the_batch(conn):
         """
     )
     index = create_index(conn, "t", table="t", columns=["body"], embedder="hashing@64")
-    written = add_documents(conn, index, [NewDocument(text="a"), NewDocument(text="b", fields={"kind": "none"})])
-    assert [each.status for each in written] == ["error", "error"]
-    assert rows(conn, "select count(*) from t") == [(0,)]
+    items = [NewDocument(text="a"), NewDocument(text="b", fields={"kind": "none"}), NewDocument(text="c")]
+    assert [each.status for each in add_documents(conn, index, items)] == ["created", "error", "created"]
+    assert rows(conn, "select body from t") == [("a",), ("c",)]
+
+
+@pytest.mark.parametrize("clause", ["abort", "fail", "ignore", "rollback", "replace"])
+def test_whatever_a_constraint_does_on_conflict_no_other_document_is_harmed(conn, clause):
+    conn.execute(f"create table t (id integer primary key, slug text unique on conflict {clause}, body text)")
+    conn.execute("insert into t values (1, 'taken', 'was there')")
+    conn.commit()
+    index = create_index(conn, "t", table="t", columns=["body"], embedder="hashing@64")
+    items = [NewDocument(text=slug, fields={"slug": slug}) for slug in ("before", "taken", "after")]
+    written = add_documents(conn, index, items)
+    assert [each.status for each in written] == ["created", "error", "created"]
+    assert "UNIQUE constraint failed: t.slug" in written[1].error
+    (corrected,) = add_documents(conn, index, [NewDocument(id=1, text="x", fields={"slug": "after"})])
+    assert corrected.status == "error"
+    assert rows(conn, "select slug, body from t order by slug") == [
+        ("after", "after"), ("before", "before"), ("taken", "was there")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["abort", "fail", "rollback"])
+def test_a_trigger_that_raises_refuses_only_its_document(conn, how):
+    conn.executescript(
+        f"""
+        create table t (id integer primary key, body text);
+        insert into t values (1, 'one'), (2, 'two'), (3, 'three');
+        create trigger no_bad before insert on t when new.body = 'bad' begin select raise({how}, 'no'); end;
+        create trigger keep_two before delete on t when old.id = 2 begin select raise({how}, 'no'); end;
+        """
+    )
+    index = create_index(conn, "t", table="t", columns=["body"], embedder="hashing@64")
+    written = add_documents(conn, index, [NewDocument(text=text) for text in ("good", "bad", "better")])
+    assert [each.status for each in written] == ["created", "error", "created"]
+    assert statuses(delete_documents(conn, index, [[1], [2], [3]])) == [
+        ((1,), "deleted"), ((2,), "error"), ((3,), "deleted")
+    ]  # fmt: skip
+    assert rows(conn, "select body from t") == [("two",), ("good",), ("better",)]
+
+
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [
+        ("create table t (k text primary key, body text)", ["a/b, c~d+é", "5", "%2F"]),
+        ("create table t (k integer primary key, body text)", [-5, 2**62]),
+        ("create table t (k real primary key, body text)", [1.5, 2.0, 1e300]),
+        ("create table t (k blob primary key, body text)", [b"\0\xff", b"A", "text"]),
+        ("create table t (k primary key, body text)", [5, 1.5, "seven", b"\xfe", "07"]),
+        ("create table t (a text, b, body text, primary key (a, b))", [("x,y", 1), ("x", b"\1"), ("", "z")]),
+        ("create table t (body text)", [1, 2]),
+    ],
+)
+def test_a_key_is_found_again_by_how_it_is_spelled(conn, table, keys):
+    conn.execute(table)
+    keys = [key if isinstance(key, tuple) else (key,) for key in keys]
+    columns = "rowid" if table == "create table t (body text)" else "a, b" if "(a text" in table else "k"
+    for key in keys:
+        conn.execute(f"insert into t ({columns}, body) values ({', '.join('?' * len(key))}, 'x')", key)
+    conn.commit()
+    index = create_index(conn, "t", table="t", columns=["body"], embedder="hashing@64")
+    for key in keys:
+        found = find_key(conn, index, key_to_path(key))
+        assert (found, [*map(type, found)]) == (key, [*map(type, key)])
+        (written,) = add_documents(conn, index, [NewDocument(key=found, text=f"corrected {key}")])
+        assert (written.key, written.status) == (key, "updated")
+        assert get_document(conn, index, found).text == f"corrected {key}"
+    assert find_key(conn, index, "nowhere") is None
+    assert find_key(conn, index, ",".join("123456")) is None
+    assert len(rows(conn, "select * from t")) == len(keys)
+
+
+def nested(depth):
+    found = {}
+    for _ in range(depth):
+        found = {"a": found}
+    return found
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"n": float("nan")}, {"n": float("inf")}, {"n": "x" * 10_001}, {"n": "\ud800"}, {"n": {1}}, nested(9_000)],
+)
+def test_metadata_that_cannot_be_stored_refuses_only_its_document(conn, memory, metadata):
+    items = [
+        NewDocument(text="a"),
+        NewDocument(text="b", metadata=metadata),
+        NewDocument(text="c", metadata={"n": [1]}),
+    ]
+    written = add_documents(conn, memory, items)
+    assert [each.status for each in written] == ["created", "error", "created"]
+    assert "'metadata'" in written[1].error
+
+
+def test_a_document_whose_table_is_gone_says_so(conn, own):
+    conn.execute("drop table notes")
+    for call in (lambda: get_document(conn, own, [1]), lambda: find_key(conn, own, "1")):
+        with pytest.raises(TableNotFound, match="'notes' of index"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def drawn_tree():
 
 def test_the_drawn_tree_is_the_tree():
     assert drawn_tree() == {name: found.__base__.__name__ for name, found in CLASSES.items()}
-    assert all(len(found.__bases__) == 1 for found in CLASSES.values())
+    # Beside its place in the tree an error may be what other libraries raise in its case.
+    assert all(found.__bases__[1:] in {(), (ValueError,)} for found in CLASSES.values())
 
 
 @pytest.mark.parametrize("error", CLASSES.values(), ids=CLASSES)

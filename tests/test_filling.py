@@ -85,7 +85,7 @@ def during(batch, act):
     seen = []
 
     def on_progress(progress):
-        if progress.stage == "vectors":
+        if progress.stage == "vectors" and progress.done:
             seen.append(progress)
             if len(seen) == batch:
                 act()
@@ -107,7 +107,7 @@ def test_two_batches_are_under_way_at_once_and_progress_is_in_order(conn, fake, 
     # The first batch goes alone, in two requests; then there are two at once.
     assert times[1] - times[0] >= 0.2
     assert times[3] - times[2] < 0.15
-    assert seen == [(done, ROWS) for done in (99, 198, 297, 396, 495, 500)]
+    assert seen == [(done, ROWS) for done in (0, 99, 198, 297, 396, 495, 500)]
     assert max(len(received.texts) for received in fake.requests) == 100
     assert set(paid(fake).values()) == {1}
     assert right(conn, fake)

@@ -426,7 +426,7 @@ def test_requests_that_are_refused_from_the_middle_of_a_run_on_end_it_too(conn, 
     index = create_index(conn, "docs", table="docs", columns=["body"], embedder=embedder)
 
     def refuse(progress):
-        if progress.stage == "vectors":
+        if progress.stage == "vectors" and progress.done:
             fake.always = "400"
 
     with pytest.raises(EmbedderUnavailable, match="the request is at fault"):
@@ -493,7 +493,7 @@ def test_a_key_that_expires_in_the_middle_keeps_what_was_paid_for(conn, fake, em
     index = create_index(conn, "docs", table="docs", columns=["body"], embedder=embedder)
 
     def expire(progress):
-        if progress.stage == "vectors":
+        if progress.stage == "vectors" and progress.done:
             fake.key = "another key"
 
     with pytest.raises(EmbedderUnavailable, match="GEMINI_API_KEY"):

@@ -133,7 +133,7 @@ def test_another_model_is_built_beside_and_the_old_one_answers_until_it_is_whole
     seen = []
 
     def look(progress):
-        if progress.stage == "vectors":
+        if progress.stage == "vectors" and progress.done:
             with closing(connect(path)) as other:
                 seen.append((*answers(other), generations(other)))
 
@@ -153,7 +153,7 @@ def test_rows_that_change_while_it_is_built_are_right_in_the_new_one(conn, path,
     changed = []
 
     def change(progress):
-        if progress.stage == "vectors" and not changed:
+        if progress.stage == "vectors" and progress.done and not changed:
             changed.append(True)
             with closing(connect(path)) as other:
                 other.execute("update docs set body = 'zebra crossing' where id = 250")
@@ -176,7 +176,7 @@ def stop_after(batches):
     seen = []
 
     def stop(progress):
-        if progress.stage == "vectors":
+        if progress.stage == "vectors" and progress.done:
             seen.append(progress)
             if len(seen) == batches:
                 raise Stopped
@@ -364,9 +364,9 @@ def _created_without_migrating(conn):
     with closing(connect(":memory:")) as other:
         table(other, 1)
         index = create_index(other, "docs", table="docs", columns=["body"], embedder=TWO)
-    from datasette_vec_gemini.store import writing
+    from datasette_vec_gemini.store import generations
     from datasette_vec_gemini.store.transactions import transaction
 
     with transaction(conn):
-        writing.create(conn, index)
+        generations.create(conn, index)
     return index

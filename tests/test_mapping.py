@@ -9,7 +9,9 @@ import pytest
 
 from datasette_vec_gemini import connect, create_index, drop, find_index, rebuild, sync, verify
 from datasette_vec_gemini.errors import IndexNotFound, InvalidFilter
-from datasette_vec_gemini.mapping import columns, map_points, principal_axes, project, refresh, sample
+from datasette_vec_gemini.mapping import project, refresh, sample
+from datasette_vec_gemini.mapping.components import principal_axes
+from datasette_vec_gemini.mapping.plotting import columns, map_points
 from datasette_vec_gemini.searching import document_vector
 from datasette_vec_gemini.store import picture
 

@@ -10,7 +10,7 @@ import click
 
 from ..domain import QUANTIZERS, Index, SyncReport
 from ..driver import sqlite3
-from ..errors import IndexNotFound, InvalidFilter, VecError
+from ..errors import IndexNotFound, InvalidFilter, VecError, counted
 from ..printing import print_error
 from ..store import registry
 
@@ -69,7 +69,7 @@ def finish(*reports: SyncReport, errors: Sequence[VecError] = ()) -> None:
     """End with the exit code of what stopped some index, or of rows that failed, if any did."""
     failed = sum(report.failed for report in reports)
     if failed:
-        click.echo(f"{failed:,} chunks failed; `datasette vec status DB` lists them with their reasons.", err=True)
+        click.echo(f"{counted(failed, 'chunk')} failed; `datasette vec status DB` tells of them.", err=True)
     for error in errors:
         print_error(error)
     if errors or failed:

@@ -53,10 +53,11 @@ def startup(datasette: Datasette) -> Awaitable[None]:
 def asgi_wrapper(datasette: Datasette) -> Callable[[App], App]:
     """See every request as it arrived: last is outermost, before other plugins rewrite the peer and the headers."""
     from .background import attend
+    from .deadlines import guard
     from .permissions import remember
     from .visitors import watch
 
-    return lambda app: watch(datasette, remember(attend(datasette, app)))
+    return lambda app: watch(datasette, guard(datasette, remember(attend(datasette, app))))
 
 
 @hookimpl(tryfirst=True)
@@ -111,13 +112,14 @@ def filters_from_request(request: Request, database: str, datasette: Datasette) 
 def register_routes() -> list[tuple[str, Callable[..., Awaitable[object]]]]:
     """Serve the pages of an index, and their twins in JSON and CSV."""
     from . import everywhere, similar
+    from .deadlines import within
     from .index_page import INDEX_ROUTE, index_page
     from .map import MAP_ROUTE, map_page
     from .site_status import SITE_STATUS_ROUTE, site_status_page
     from .status import STATUS_ROUTE, status_page
     from .views import ROUTE, search_page
 
-    return [
+    pages = [
         (everywhere.ROUTE, everywhere.everywhere_page),
         (ROUTE, search_page),
         (similar.ROUTE, similar.similar_page),
@@ -126,6 +128,7 @@ def register_routes() -> list[tuple[str, Callable[..., Awaitable[object]]]]:
         (SITE_STATUS_ROUTE, site_status_page),
         (INDEX_ROUTE, index_page),
     ]
+    return [(route, within(page)) for route, page in pages]
 
 
 @hookimpl
@@ -135,11 +138,12 @@ def render_cell(value: object, table: str | None) -> str | None:
 
 
 @hookimpl
-def menu_links(datasette: Datasette, actor: Actor) -> Links:
-    """Lead from every page to the search over all indexes."""
+def menu_links(datasette: Datasette, actor: Actor, request: Request | None) -> Links:
+    """Lead from every page to the search over all indexes, and on 0.65 from a row to those that are similar to it."""
+    from .deadlines import briefly
     from .menus import of_instance
 
-    return lambda: of_instance(datasette, actor)
+    return lambda: briefly(of_instance(datasette, actor, request), [])
 
 
 @hookimpl
@@ -178,7 +182,7 @@ def row_actions(datasette: Datasette, request: Request, database: str, table: st
 def extra_template_vars(
     datasette: Datasette, request: Request | None, view_name: str, database: str | None, table: str | None
 ) -> Callable[[], Awaitable[dict[str, object]]] | None:
-    """The same for Datasette 0.65, by our template of a row's page."""
+    """The same for Datasette 0.65, by our template of a row's page; where a site has its own, the menu has them."""
     from .compat import has_row_menu
     from .menus import of_row_page
 

@@ -38,6 +38,7 @@ from . import declared, site
 from .declared import obstacle
 from .running import Run
 from .visitors import App, Receive, Scope, Send
+from .warming import warm
 
 LOOK_SECONDS = 60.0
 """A database that nobody writes to is looked at so often all the same: for what waits, and for claims that expire."""
@@ -119,6 +120,7 @@ class Background:
             self._thread.join(0.3)
 
     def _live(self) -> None:
+        self._guarded(partial(warm, self._site))
         self._guarded(self._go_on)
         self._guarded(partial(declared.make, self._site))
         while not self._over.is_set():

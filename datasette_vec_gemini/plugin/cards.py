@@ -17,20 +17,22 @@ _WORD = re.compile(r"([^\W_]+)")
 _TELLING = re.compile(r"[^\W_]{3}|[^\x00-\x7f]|\d")
 _ENDING = re.compile(r"(?<=\w{3})(?:ing|ed|es|s|e|ly)$")
 _SHOWN_CHARACTERS = 120
+_BARS = {"strong": 1.0, "fair": 0.66, "weak": 0.33}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
     """A hit as a page shows it, with the near-duplicates that are folded under it.
 
-    `pieces` are its snippet's, each with whether the keyword side looked for it.
+    `parts` are its snippet's: whether it is the sentence that is nearest in meaning, and its pieces, each with whether
+    the keyword side looked for it.
     """
 
     hit: Hit
     strength: Strength
     url: str | None
     similar_url: str | None
-    pieces: Sequence[tuple[str, bool]]
+    parts: Sequence[tuple[bool, Sequence[tuple[str, bool]]]]
     columns: Sequence[tuple[str, str]]
     duplicates: Sequence[Card] = ()
 
@@ -38,6 +40,16 @@ class Card:
     def is_by_meaning(self) -> bool:
         """Whether its meaning matched; where nothing else did, it must have been that."""
         return self.hit.why.semantic is not None and (self.hit.why.keyword is None or self.strength.by_meaning)
+
+    @property
+    def bar(self) -> float:
+        """How long the bar is, 0 to 1: the share of the best score, but never that of a stronger word than its own."""
+        return self.strength.share * _BARS[self.strength.word]
+
+    @property
+    def has_nearest(self) -> bool:
+        """Whether a sentence is known to be the nearest."""
+        return any(is_nearest for is_nearest, _ in self.parts)
 
     @property
     def matched_by(self) -> str:
@@ -53,16 +65,22 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def marked(hit: Hit, text: str) -> list[tuple[str, bool]]:
-    """The snippet in pieces, each with whether the keyword side looked for it.
+def parted(hit: Hit, text: str, nearest: tuple[int, int] | None = None) -> list[tuple[bool, list[tuple[str, bool]]]]:
+    """The snippet in parts, of which one may be the nearest sentence, each in pieces that may be words of the question.
 
     Words like "a" and "in" are marked only where nothing else was asked for.
     """
+    start, end = nearest or (0, 0)
+    cuts = [(False, hit.snippet[:start]), (True, hit.snippet[start:end]), (False, hit.snippet[end:])]
+    return [(is_nearest, _marked(hit, part, text)) for is_nearest, part in cuts if part]
+
+
+def _marked(hit: Hit, snippet: str, text: str) -> list[tuple[str, bool]]:
     if hit.why.keyword is None:
-        return [(hit.snippet, False)]
+        return [(snippet, False)]
     words = [word for term in terms(text) for word in _WORD.findall(term)]
     stems = {_stem(word) for word in filter(_TELLING.search, words)} or {_stem(word) for word in words}
-    flagged = [(piece, _stem(piece) in stems) for piece in _WORD.split(hit.snippet) if piece]
+    flagged = [(piece, _stem(piece) in stems) for piece in _WORD.split(snippet) if piece]
     return [("".join(piece for piece, _ in run), is_match) for is_match, run in groupby(flagged, key=itemgetter(1))]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin
 
-from ..mapping import CATEGORIES, Point
+from ..mapping.palette import CATEGORIES
+from ..mapping.plotting import Point
 
 WIDTH, HEIGHT = 800, 560
 _MARGIN = 24

@@ -24,7 +24,7 @@ from .answers import Answer, listed
 from .cards import Card
 from .finding import ask, embedded
 from .site import PLUGIN
-from .views import failure, read_query, read_settings, searchable, status_of
+from .views import failure, nearest_sentences, read_query, read_settings, searchable, status_of
 
 ROUTE = r"(/(?P<database>[^/.]+))?/-/vec(\.(?P<format>json))?$"
 HITS = 3
@@ -148,7 +148,8 @@ async def _groups(
         except VecError as error:
             return replace(made, error=str(error))
         shown = index.filter_columns if columns is None else columns
-        cards = page.cards(datasette, database, index, answer.found, text=query.text, columns=shown)
+        nearest = await nearest_sentences(datasette, request, answer)
+        cards = page.cards(datasette, database, index, answer.found, text=query.text, columns=shown, nearest=nearest)
         answer = replace(answer, notices=list(dict.fromkeys([*asked[1], *answer.notices])))
         return replace(made, answer=answer, cards=cards)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from datasette import Request
 from datasette.app import Datasette
@@ -20,6 +20,7 @@ from ..browsing import Browsed, browse, browse_similar, relaxed
 from ..domain import Embedder, Index, Query
 from ..driver import sqlite3
 from ..errors import DatabaseUnavailable, DocumentNotFound, EmbedderError, GateClosed, VecError
+from ..functions import let_go
 from ..keys import Key, key_to_path
 from ..paid import PaidEmbedder
 from ..searching import embed_or_words
@@ -28,6 +29,7 @@ from ..store.transactions import mapped_errors, snapshot
 from ..vectors import Vector
 from . import site, visitors
 from .answers import Answer
+from .turns import Turns
 
 _T = TypeVar("_T")
 
@@ -67,7 +69,8 @@ async def ask(
                 notices=[*notices, *_notices(db, conn, index, query)],
             )
 
-    return replace(await limited(datasette, db, read), took_ms=_since(started))
+    turns = site.of(datasette).searching
+    return replace(await limited(datasette, db, read, turns=turns), took_ms=_since(started))
 
 
 async def find_similar(
@@ -95,7 +98,8 @@ async def find_similar(
                 notices=_notices(db, conn, index, window),
             )
 
-    return replace(await limited(datasette, db, read), took_ms=_since(started))
+    turns = site.of(datasette).searching
+    return replace(await limited(datasette, db, read, turns=turns), took_ms=_since(started))
 
 
 async def coverage(datasette: Datasette, db: Database, index: Index) -> reading.Coverage:
@@ -109,28 +113,39 @@ async def coverage(datasette: Datasette, db: Database, index: Index) -> reading.
 
 
 async def limited(
-    datasette: Datasette, db: Database, read: Callable[[sqlite3.Connection], _T], *, times: int = 1
+    datasette: Datasette,
+    db: Database,
+    read: Callable[[sqlite3.Connection], _T],
+    *,
+    turns: Turns | None = None,
+    times: int = 1,
 ) -> _T:
     """Read on one of Datasette's SQL threads within its time limit, or so many times as long.
 
-    Raises DatabaseUnavailable when that is over.
+    What costs more than a glance waits for its turn first. Raises DatabaseUnavailable when the time is over, and Busy.
     """
     limit_ms = times * datasette.setting("sql_time_limit_ms")
 
     def run(conn: sqlite3.Connection) -> _T:
+        raised: Exception
         try:
             with sqlite_timelimit(conn, limit_ms):
                 return read(conn)
-        except sqlite3.OperationalError as error:
-            if not any(sign in str(error) for sign in _INTERRUPTED):
-                raise
+        except (VecError, sqlite3.Error) as error:
+            raised = error
+        # Its frames have cursors of this connection. The event loop would drop them, and wait for the connection to do
+        # so: for as long as the next statement runs on it.
+        let_go(raised)
+        if isinstance(raised, sqlite3.OperationalError) and any(sign in str(raised) for sign in _INTERRUPTED):
             raise DatabaseUnavailable(
                 f"this took longer than {limit_ms:,} ms: ask in another mode or with filters, or let the site raise "
                 "Datasette's sql_time_limit_ms"
-            ) from error
+            )
+        raise raised
 
-    answer: _T = await db.execute_fn(run)
-    return answer
+    if turns is None:
+        return cast("_T", await db.execute_fn(run))
+    return cast("_T", await turns.take(partial(db.execute_fn, run)))
 
 
 async def embedded(
@@ -157,7 +172,9 @@ async def embedded(
 
     is_paid = query.mode != "keyword" and await asyncio.to_thread(_is_paid, datasette, index)
     work = partial(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
-    return await asyncio.get_running_loop().run_in_executor(own.threads if is_paid else None, work)
+    if is_paid:
+        return await asyncio.get_running_loop().run_in_executor(own.threads, work)
+    return await own.embedding.take(partial(asyncio.to_thread, work))
 
 
 def _since(started: float) -> float:
@@ -181,7 +198,9 @@ async def _with_nearest(datasette: Datasette, request: Request, db: Database, an
                     return answer
                 again, _ = await embedded(datasette, request, db, index, again)
             query = again
-            nearest = await limited(datasette, db, partial(browse, index=index, query=query))
+            nearest = await limited(
+                datasette, db, partial(browse, index=index, query=query), turns=site.of(datasette).searching
+            )
     return replace(answer, nearest=nearest, nearest_query=query) if nearest.hits else answer
 
 

@@ -13,13 +13,13 @@ import time
 from collections import deque
 from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from os import PathLike
 
 from ..access import Access
 from ..connection import connect
 from ..driver import sqlite3
 from ..errors import (
+    BudgetReached,
     DatabaseUnavailable,
     EmbedderError,
     ExtensionUnavailable,
@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..filling import lives_elsewhere, new_owner
 from ..store import jobs as table
-from ..store.jobs import Job, JobKind, JobState
+from ..store.jobs import Job, JobKind, JobState, now
 from .running import Ended, Run, carry_out
 
 AT_ONCE = 2
@@ -38,6 +38,13 @@ _NICENESS = 10
 _log = logging.getLogger("datasette_vec_gemini")
 _RETRIED = (EmbedderError, DatabaseUnavailable, ExtensionUnavailable, IndexNotFound)
 """What may be over later without anybody doing anything about the index."""
+
+
+def step_back() -> None:
+    """Let this thread yield to those that answer visitors, where threads have priorities of their own."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class _Shutdown(BaseException):
@@ -138,9 +145,7 @@ class Jobs:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own: pages come first
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        step_back()
         while True:
             with self._lock:
                 if not self._queue:
@@ -164,7 +169,7 @@ class Jobs:
                 message = carry_out(run)
             state = "finished"
         except _RETRIED as error:
-            state, message = "waiting", str(error)
+            state, message = "waiting", _on_page(error)
         except VecError as error:
             message = str(error)
         except Exception as error:  # noqa: BLE001 - a job ends and says so, whatever a plugin's model raises
@@ -194,11 +199,14 @@ class Jobs:
             if state == "failed":
                 self._failed.add(key)
             self._runs.pop(key, None)
+        run.over.set()
 
 
-def now() -> str:
-    """The time in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _on_page(error: VecError) -> str:
+    """An error with what can be done about it where there are buttons instead of commands."""
+    if isinstance(error, BudgetReached) and error.of_run:
+        return f"{error.what}: what was embedded is kept; agree to more here, and it goes on from there"
+    return str(error)
 
 
 def _key(path: str | PathLike[str], index: str) -> tuple[str, str]:

@@ -21,12 +21,14 @@ from ..domain import Index
 from ..driver import sqlite3
 from ..errors import InvalidQuery, VecError
 from ..keys import Key, key_to_json, key_to_path
-from ..mapping import Category, Picture, Point
+from ..mapping import plotting
+from ..mapping.palette import Category
+from ..mapping.plotting import Picture, Point
 from ..store import picture as stored
 from ..store import registry
 from ..store.picture import Axes
 from ..store.transactions import mapped_errors, snapshot
-from . import page, views
+from . import page, site, views
 from .answers import Answer
 from .drawing import Spot, draw, shape
 from .finding import coverage, find, limited
@@ -74,7 +76,7 @@ async def map_page(datasette: Datasette, request: Request) -> Response:
     """Answer `?q=…&mode=…&_color=…&_size=…&_next=…` and filters; who may see it is decided as on the search page."""
     db, index = await views.visible_index(datasette, request)
     pairs = parse_qsl(request.query_string, keep_blank_values=True)
-    settings, error, status = config.Settings(), "", 200
+    settings, error, status, turns = config.Settings(), "", 200, site.of(datasette).searching
     answer, sheet, body = Answer(index=index, mode=settings.mode), Sheet(picture=Picture(), spots={}), ""
     wanted = Wanted(pairs=pairs, filters={}, color=None)
     try:
@@ -87,9 +89,10 @@ async def map_page(datasette: Datasette, request: Request) -> Response:
             answer = replace(answer, coverage=await coverage(datasette, db, index))
         if request.url_vars["format"]:
             # Written there too: 50,000 points would hold up everybody else's requests.
-            body = await limited(datasette, db, partial(_body, datasette, db, answer, wanted))
+            body = await limited(datasette, db, partial(_body, datasette, db, answer, wanted), turns=turns)
         else:
-            sheet = await limited(datasette, db, partial(_sheet, answer, wanted, limit=DRAWN, listing=True))
+            drawn = partial(_sheet, answer, wanted, limit=DRAWN, listing=True)
+            sheet = await limited(datasette, db, drawn, turns=turns)
     except VecError as raised:
         error, status = str(raised), views.status_of(raised)
     if request.url_vars["format"]:
@@ -132,7 +135,7 @@ def _wanted(request: Request, pairs: page.Pairs, index: Index) -> Wanted:
 def _sheet(answer: Answer, wanted: Wanted, conn: sqlite3.Connection, *, limit: int, listing: bool) -> Sheet:
     with mapped_errors(), snapshot(conn):
         index = registry.find(conn, answer.index.name)
-        columns, axes = mapping.columns(conn, index), stored.axes(conn, index)
+        columns, axes = plotting.columns(conn, index), stored.axes(conn, index)
         if axes is None:
             return Sheet(columns=columns, is_taken=stored.is_taken(conn, index), picture=Picture(), spots={})
         across = range(wanted.offset, wanted.offset + wanted.size) if listing and not answer.query else range(0)
@@ -141,7 +144,7 @@ def _sheet(answer: Answer, wanted: Wanted, conn: sqlite3.Connection, *, limit: i
         return Sheet(
             columns=columns,
             axes=axes,
-            picture=mapping.map_points(
+            picture=plotting.map_points(
                 conn,
                 index,
                 filters=wanted.filters,

@@ -23,7 +23,7 @@ from ..domain import Index, Query
 from ..driver import sqlite3
 from ..store import registry
 from ..syncing import Stop
-from . import finding, ownership, permissions, site
+from . import compat, finding, ownership, permissions, site
 from .compat import Actor
 from .declared import obstacle
 
@@ -91,8 +91,7 @@ class SiteLibrary:
             raise Refused("another web page made the browser ask this: nothing is written then")
         if reason := obstacle(db):
             raise Refused(f"index {shelf.name} cannot be written to: {reason}")
-        written: T = await db.execute_write_fn(work)
-        return written
+        return await compat.written(db, partial(_with_foreign_keys, work))
 
     async def sync(self, shelf: Shelf, tell: Tell) -> list[str]:
         """On a connection of its own: a model must not hold the thread that writes."""
@@ -106,13 +105,23 @@ class SiteLibrary:
                 return catch_up(conn, shelf.index, model=model, tell=tell, stop=stop)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(own.threads, partial(work))
+            return await asyncio.get_running_loop().run_in_executor(own.threads, work)
         except asyncio.CancelledError:
             stop.request(Refused("the call was cancelled"))
             raise
 
     def _database(self, shelf: Shelf) -> Database:
         return self._datasette.databases[shelf.database]
+
+
+def _with_foreign_keys(work: Callable[[sqlite3.Connection], T], conn: sqlite3.Connection) -> T:
+    """What the constraints of a table refuse is refused, those included that Datasette leaves switched off."""
+    (before,) = conn.execute("pragma foreign_keys").fetchone()
+    conn.execute("pragma foreign_keys = 1")
+    try:
+        return work(conn)
+    finally:
+        conn.execute(f"pragma foreign_keys = {before}")
 
 
 def _request(ctx: Context[Any]) -> Request:

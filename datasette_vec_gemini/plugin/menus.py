@@ -6,6 +6,7 @@ from typing import Any
 
 from datasette import Request
 from datasette.app import Datasette
+from datasette.utils import tilde_decode
 
 from ..domain import Index
 from . import compat, everywhere, index_page, page, views
@@ -44,12 +45,30 @@ async def of_row_page(datasette: Datasette, request: Request, database: str, tab
     return {"vec_row_links": await of_row(datasette, request, database, table)}
 
 
-async def of_instance(datasette: Datasette, actor: compat.Actor) -> Links:
-    """The entry of Datasette's own menu; none where the actor has nothing to search."""
+async def of_instance(datasette: Datasette, actor: compat.Actor, request: Request | None) -> Links:
+    """The entries of Datasette's own menu; none where the actor has nothing to search.
+
+    On the page of a row, where Datasette has no menu of a row's actions (0.65), those of the row too: a site's own
+    template of that page may not show them.
+    """
     for database in datasette.databases:
         if await views.searchable(datasette, actor, database):
-            return [{"href": everywhere.url(datasette), "label": "Semantic search"}]
+            return [
+                {"href": everywhere.url(datasette), "label": "Semantic search"},
+                *await _of_shown(datasette, request),
+            ]
     return []
+
+
+async def _of_shown(datasette: Datasette, request: Request | None) -> Links:
+    shown = request.scope.get("url_route", {}).get("kwargs", {}) if request else {}
+    if request is None or compat.has_row_menu(datasette) or not {"database", "table", "pks"} <= set(shown):
+        return []
+    try:
+        database = datasette.get_database(route=tilde_decode(shown["database"])).name
+    except KeyError:
+        return []
+    return await of_row(datasette, request, database, tilde_decode(shown["table"]))
 
 
 async def _indexes(datasette: Datasette, actor: compat.Actor, database: str, table: str) -> list[Index]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -11,8 +12,10 @@ from datasette.app import Datasette
 from ..browsing import Browsed, Facet
 from ..domain import Index
 from ..keys import Key, key_to_path
+from ..store.filters import plain
 from .answers import Answer
-from .cards import Card, marked, shown
+from .cards import Card, parted, shown
+from .sentences import NONE, Spans
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -43,9 +46,16 @@ def similar_url(datasette: Datasette, database: str, index: Index, path: str) ->
 
 
 def cards(
-    datasette: Datasette, database: str, index: Index, found: Browsed, *, text: str = "", columns: Sequence[str]
+    datasette: Datasette,
+    database: str,
+    index: Index,
+    found: Browsed,
+    *,
+    text: str = "",
+    columns: Sequence[str],
+    nearest: Spans = NONE,
 ) -> list[Card]:
-    """The hits of a page, with near-duplicates under the best of their kind."""
+    """The hits of a page, with near-duplicates under the best of their kind; `nearest` are places of sentences."""
 
     def card(number: int, duplicates: Sequence[Card] = ()) -> Card:
         hit = found.hits[number]
@@ -56,7 +66,7 @@ def cards(
             strength=found.strengths[number],
             url=row_url(datasette, database, index, hit.key),
             similar_url=similar_url(datasette, database, index, path) if path else None,
-            pieces=marked(hit, text),
+            parts=parted(hit, text, nearest.get(number)),
             columns=[(name, shown(hit.row[name])) for name in columns if hit.row.get(name) is not None],
             duplicates=duplicates,
         )
@@ -86,7 +96,7 @@ def facets(
     def result(facet: Facet, value: object, count: int) -> dict[str, Any]:
         toggled, selected = None, False
         if not isinstance(value, bytes):
-            filters = _filters(facet.column, value, reserved)
+            filters = _filters(facet, value, reserved)
             selected = any(pair in kept for pair in filters)
             without = [pair for pair in kept if pair not in filters]
             toggled = url(without if selected else [*kept, filters[0]])
@@ -103,8 +113,15 @@ def facets(
     }
 
 
-def _filters(column: str, value: object, reserved: frozenset[str]) -> list[tuple[str, str]]:
+def _filters(facet: Facet, value: object, reserved: frozenset[str]) -> list[tuple[str, str]]:
     """The ways to say that a column has a value, the usual one first."""
+    column = facet.column
+    if (
+        value is not None
+        and not facet.is_typed
+        and (type(value), value) != (type(plain(str(value))), plain(str(value)))
+    ):
+        return [(f"{column}__in", json.dumps([value], ensure_ascii=False))]  # text like a number, a number like 1e+20
     if value is None:
         return [(f"{column}__isnull", "1")]
     # The name itself may end like an operator, or be one of the page's own parameters.
@@ -121,6 +138,7 @@ def common(
     suffix: str = "",
     reserved: frozenset[str] = RESERVED,
     columns: Sequence[str] | None = None,
+    nearest: Spans = NONE,
 ) -> dict[str, Any]:
     """The variables that the pages of hits share, for a request that had the parameters `pairs`."""
     index, query = answer.index, answer.query
@@ -130,16 +148,16 @@ def common(
     def url(parameters: Pairs, form: str = "") -> str:
         return index_url(datasette, database, index, parameters, suffix=suffix + form)
 
-    def all_of(found: Browsed) -> list[Card]:
+    def all_of(found: Browsed, nearest: Spans = NONE) -> list[Card]:
         names = index.filter_columns if columns is None else columns
-        return cards(datasette, database, index, found, text=text, columns=names)
+        return cards(datasette, database, index, found, text=text, columns=names, nearest=nearest)
 
     counted = [value for name, value in kept if name == "_facet"]
     return {
         "database": database,
         "answer": answer,
         "index": index,
-        "cards": all_of(answer.found),
+        "cards": all_of(answer.found, nearest),
         "nearest": all_of(answer.nearest),
         "facets": facets(answer, pairs, url, reserved=reserved),
         "without_facet": {

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
+from typing import TypeVar
 
 from .. import checking, embedders, indexing
 from ..access import Access
 from ..budget import dollars
-from ..domain import Embedder, Estimate, Progress, SyncReport
+from ..domain import Estimate, Progress
 from ..driver import sqlite3
-from ..errors import ConfirmationNeeded
-from ..paid import PaidEmbedder
+from ..errors import ConfirmationNeeded, counted
 from ..store import jobs as table
 from ..store import registry
 from ..store.jobs import Job, JobKind, JobState
-from ..syncing import Stop, sync
+from ..syncing import Stop, sync, told
+
+_T = TypeVar("_T")
 
 WRITE_SECONDS = 1.0
-"""How often the progress of a job that costs nothing is written down; one that spends writes after every batch."""
+"""How often the progress of a job is written down; what it has spent is at once."""
 RATE_SECONDS = 30.0
 """How far back the rate looks."""
 
@@ -37,7 +41,7 @@ class Ended(Exception):
 
 @dataclass(eq=False)
 class Run:
-    """A job that is queued or running here. Its thread alone replaces `job`."""
+    """A job that is queued or running here. Its thread alone replaces `job`; `over` is set once another may begin."""
 
     job: Job
     path: str | PathLike[str]
@@ -49,6 +53,7 @@ class Run:
     samples: deque[tuple[float, str, int]] = field(default_factory=lambda: deque(maxlen=1_000))
     conn: sqlite3.Connection | None = None
     written: float = 0.0
+    over: threading.Event = field(default_factory=threading.Event)
 
     def ask(self, reason: BaseException) -> None:
         """End the job between two batches, or in the middle of a check."""
@@ -79,49 +84,41 @@ class Run:
 
 def carry_out(run: Run) -> str:
     """Do the job on the run's connection and say what was done. Raises VecError, or what the run was asked to."""
-    return _DOING[run.job.kind](run)
+    try:
+        return _DOING[run.job.kind](run)
+    except ConfirmationNeeded as error:
+        return str(error)
 
 
 def _sync(run: Run) -> str:
     conn = _conn(run)
     index = registry.find(conn, run.job.index)
-    model = embedders.load(index.embedder, run.access)
-    try:
-        report = sync(
-            conn,
-            index,
-            embedder=model,
-            full=run.full,
-            max_usd=run.job.left_usd,
-            approve=_approval(run),
-            on_progress=_teller(run, model),
-            stop=run.stop,
-        )
-    except ConfirmationNeeded as error:
-        return str(error)
-    return _told(report)
+    return told(_embedding(run, index.embedder, partial(sync, conn, index, full=run.full)))
 
 
 def _rebuild(run: Run) -> str:
-    """Go on with the generation that is being built."""
+    """Go on with the generation that is being built; where none is, make the derived tables of the active one anew."""
     conn = _conn(run)
     index = registry.find(conn, run.job.index)
     begun = registry.building(conn, index.name)
+    work = partial(indexing.rebuild, conn, index, quantize=begun.quantize if begun else None)
+    made, report = _embedding(run, (begun or index).embedder, work)
     if begun is None:
-        return "no other generation is being built"
-    model = embedders.load(begun.embedder, run.access)
-    made, report = indexing.rebuild(
-        conn,
-        index,
+        return f"the keyword index and the codes were made anew; {told(report)}"
+    took_over = "is in use" if made.generation == begun.generation else "is not in use: the model refused too much"
+    return f"{told(report)}; generation {begun.generation} {took_over}"
+
+
+def _embedding(run: Run, embedder: str, work: Callable[..., _T]) -> _T:
+    """Do what may embed, with the model and within what was agreed to."""
+    model = embedders.load(embedder, run.access)
+    return work(
         embedder=model,
-        quantize=begun.quantize,
         max_usd=run.job.left_usd,
         approve=_approval(run),
-        on_progress=_teller(run, model),
+        on_progress=_teller(run),
         stop=run.stop,
     )
-    took_over = "is in use" if made.generation == begun.generation else "is not in use: the model refused too much"
-    return f"{_told(report)}; generation {begun.generation} {took_over}"
 
 
 def _verify(run: Run) -> str:
@@ -145,17 +142,19 @@ def _approval(run: Run) -> Callable[[Estimate], None] | None:
 
     def refuse(expected: Estimate) -> None:
         raise ConfirmationNeeded(
-            f"the text is up to date, so that words are found; {expected.chunks:,} chunks wait for their vectors, "
-            f"about {dollars(expected.usd)} with {expected.embedder}: sync them here with a budget, or set daily_usd"
+            f"the text is up to date, so that words are found; {counted(expected.chunks, 'chunk')} "
+            f"{'waits for its vector' if expected.chunks == 1 else 'wait for their vectors'}, about "
+            f"{dollars(expected.usd)} with {expected.embedder}: sync here with a budget, or set daily_usd"
         )
 
     return None if run.may_spend else refuse
 
 
-def _teller(run: Run, model: Embedder) -> Callable[[Progress], None]:
-    before, is_paid = run.job.spent_usd, isinstance(model, PaidEmbedder)
+def _teller(run: Run) -> Callable[[Progress], None]:
+    before = run.job.spent_usd
 
     def tell(progress: Progress) -> None:
+        has_spent = before + progress.usd > run.job.spent_usd
         run.job = replace(
             run.job,
             stage=progress.stage,
@@ -165,19 +164,8 @@ def _teller(run: Run, model: Embedder) -> Callable[[Progress], None]:
         )
         at = time.monotonic()
         run.samples.append((at, progress.stage, progress.done))
-        if (is_paid and progress.stage == "vectors") or at - run.written >= WRITE_SECONDS:
+        if has_spent or at - run.written >= WRITE_SECONDS:
             run.written = at
             run.tell(_conn(run))
 
     return tell
-
-
-def _told(report: SyncReport) -> str:
-    parts = [
-        f"{report.documents:,} documents read",
-        f"{report.embedded:,} chunks embedded",
-        *([f"{report.reused:,} reused"] if report.reused else []),
-        *([f"{report.failed:,} failed"] if report.failed else []),
-        f"{report.seconds:.1f} s",
-    ]
-    return ", ".join([*parts, *report.notes])

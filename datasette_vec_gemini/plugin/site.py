@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ from ..gate import Gate
 from ..paid import PaidEmbedder
 from . import compat, visitors
 from .jobs import Jobs
+from .sentences import Sentences
+from .turns import Turns
 
 PLUGIN = "datasette-vec-gemini"
 PAGE_TEXTS_PER_MINUTE = 30
@@ -34,7 +35,9 @@ class Site:
 
     `fault` is what is wrong with its settings; then nothing that costs money works. On `threads` the pages wait
     for paid models: asyncio's own are few, and twenty visitors of a service that is down would wait for each other.
-    `counting` lets one visitor at a time count what an index holds.
+    What costs much takes turns, so that one of Datasette's three threads for SQL is left to other pages: `searching`,
+    and `lasting` what takes longer, which is to count what an index holds, and visitors' own SQL that searches. One
+    question at a time is embedded by a model on this machine, which uses all of its processors: `embedding`.
     `declarations` are those of each database; `problems` has by database and index what is not as declared, and why.
     """
 
@@ -55,11 +58,14 @@ class Site:
         )
 
         self.jobs = Jobs()
+        self.sentences = Sentences()
         self.sync_seconds = 0.0
         self.declarations: dict[str, list[config.Declaration]] = {}
         self.problems: dict[tuple[str, str], str] = {}
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vec-embed")
-        self.counting = asyncio.Semaphore(1)
+        self.searching = Turns(max(1, datasette.setting("num_sql_threads") - 2))
+        self.lasting = Turns(1)
+        self.embedding = Turns(1)
         self._warming: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -118,9 +124,13 @@ _lock = threading.Lock()
 
 
 def of(datasette: Datasette) -> Site:
-    """The site of an instance."""
+    """The site of an instance. Raises Misconfigured where its configuration has no shape that Datasette could read."""
     with _lock:
         if datasette not in _sites:
+            try:
+                compat.check_configuration(datasette)
+            except InvalidSetting as error:
+                raise Misconfigured(str(error)) from None
             _sites[datasette] = Site(datasette)
         return _sites[datasette]
 

@@ -5,11 +5,8 @@ Those who may spend also see what was spent and what failed.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import closing
-from functools import partial
-from typing import Any, cast, get_args
+from typing import Any
 
 from datasette import NotFound, Request, Response
 from datasette.app import Datasette
@@ -18,16 +15,15 @@ from datasette.database import Database
 from .. import checking, embedders
 from ..account import today
 from ..budget import SEARCH_DAILY_USD
-from ..connection import connect
 from ..domain import Index
 from ..driver import sqlite3
-from ..errors import InvalidSetting, UsageError, VecError
+from ..errors import VecError
 from ..filling import FAILED, PENDING
 from ..paid import PaidEmbedder
 from ..store import jobs as table
 from ..store import reading, registry, usage
-from ..store.jobs import Job, JobKind
-from . import forms, page, permissions, site, views, visitors
+from ..store.jobs import Job
+from . import everywhere, forms, page, permissions, site, steering, views, visitors
 from .declared import obstacle
 from .finding import limited
 from .running import Run
@@ -38,7 +34,7 @@ _DOLLARS = re.compile(r"\$\d[\d,.]*(?<=\d)")
 
 
 async def status_page(datasette: Datasette, request: Request) -> Response:
-    """Answer `/<database>/-/vec/<index>/status`; a POST with `action` starts, pauses, resumes or cancels a job."""
+    """Answer `/<database>/-/vec/<index>/status`; a POST with `action` does what `steering` says."""
     db, index = await views.visible_index(datasette, request)
     may_index = await permissions.may_index(datasette, request.actor, db.name, index.table)
     error, status = "", 200
@@ -46,7 +42,10 @@ async def status_page(datasette: Datasette, request: Request) -> Response:
         if not may_index:
             raise NotFound(views.NOT_FOUND)
         try:
-            await _act(datasette, db, index, await forms.read(request))
+            gone = await steering.act(site.of(datasette), db, index, await forms.read(request))
+            if gone:
+                datasette.add_message(request, gone)
+                return Response.redirect(everywhere.url(datasette, db.name), status=303)
             return Response.redirect(page.index_url(datasette, db.name, index, suffix="/status"), status=303)
         except VecError as raised:
             error, status = str(raised), forms.status_of(raised)
@@ -88,8 +87,7 @@ async def _found(
         return found, known
 
     found: dict[str, Any]
-    async with own.counting:  # of a large index it takes a while, and holds one of Datasette's few SQL threads
-        found, known = await limited(datasette, db, read, times=10)
+    found, known = await limited(datasette, db, read, turns=own.lasting, times=10)
     may_embed = await visitors.may_embed_async(datasette, request)
     with_costs = may_index or may_embed
     jobs = [job_to_dict(run.job, run, with_costs=with_costs)] if run else []
@@ -159,40 +157,6 @@ def is_paid(own: site.Site, index: Index) -> bool:
         return isinstance(embedders.load(index.embedder, own.access), PaidEmbedder)
     except VecError:
         return False
-
-
-async def _act(datasette: Datasette, db: Database, index: Index, pairs: forms.Pairs) -> None:
-    """Do what a button says. Raises VecError."""
-    if reason := obstacle(db):
-        raise UsageError(reason)
-    action, kind = forms.field(pairs, "action"), forms.field(pairs, "kind")
-    own = site.of(datasette)
-    if action in {"pause", "cancel"}:
-        state = "paused" if action == "pause" else "cancelled"
-        await asyncio.to_thread(own.jobs.end, db.path, index.name, cast("Any", state))
-        return
-    if action not in {"start", "resume"} or kind not in get_args(JobKind):
-        raise UsageError("there is no such button: go back and reload the page")
-    work = partial(_start, own, db, index, cast("JobKind", kind), pairs, resumes=action == "resume")
-    await asyncio.to_thread(work)
-
-
-def _start(own: site.Site, db: Database, index: Index, kind: JobKind, pairs: forms.Pairs, *, resumes: bool) -> None:
-    with_full = forms.field(pairs, "full") == "1"
-    max_usd, goes_on = forms.budget(pairs), None
-    with closing(connect(db.path, read_only=True, require_vec=False)) as conn:
-        if resumes:
-            known = {job.kind: job for job in table.of_index(conn, index.name)}
-            goes_on = known.get(kind)
-        at_work = (registry.building(conn, index.name) if kind == "rebuild" else None) or index
-    model = embedders.load(at_work.embedder, own.access)
-    if kind != "verify" and isinstance(model, PaidEmbedder):
-        model.require_key()
-        if max_usd is not None:
-            goes_on = None
-        elif goes_on is None or (goes_on.max_usd is None and own.access.daily_usd is None):
-            raise InvalidSetting(f"{model.name} costs money: say how many dollars this may cost at most")
-    own.jobs.start(db.path, index.name, kind, own.access, max_usd=max_usd, full=with_full, goes_on=goes_on)
 
 
 async def _spending(datasette: Datasette, db: Database) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from . import compat, ownership, page, permissions, site
 from .answers import Answer
 from .export import csv_response
 from .finding import coverage, find
+from .sentences import NONE, Spans
 from .statement import statement
 
 __all__ = ["ROUTE", "find", "read_query", "read_settings", "search_page", "searchable", "visible_index"]
@@ -58,18 +59,19 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
     """
     db, index = await visible_index(datasette, request)
     pairs = parse_qsl(request.query_string, keep_blank_values=True)
-    settings, error, status, sql_url = config.Settings(), "", 200, None
+    settings, error, status, sql_url, nearest = config.Settings(), "", 200, None, NONE
     answer = Answer(index=index, mode=settings.mode)
     try:
         settings = read_settings(datasette, db.name, index.table)
         answer = replace(answer, mode=settings.mode, coverage=await coverage(datasette, db, index))
         if query := read_query(request, pairs, settings):
             answer = await find(datasette, request, db, index, query, facets=request.args.getlist("_facet"))
+            nearest = await nearest_sentences(datasette, request, answer)
             if await compat.may_run_sql(datasette, request.actor, db.name):
                 sql_url = compat.sql_url(datasette, db.name, statement(index, answer.query or query))
     except VecError as raised:
         error, status = str(raised), status_of(raised)
-    context = page.common(datasette, db.name, answer, pairs, columns=settings.columns_shown) | {
+    context = page.common(datasette, db.name, answer, pairs, columns=settings.columns_shown, nearest=nearest) | {
         "text": next((value for name, value in pairs if name == "q"), ""),
         "mode": request.args.get("mode") or settings.mode,
         "sql_url": sql_url,
@@ -82,6 +84,14 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
         ),
     }
     return await respond(datasette, request, "vec_search.html", context, error=error, status=status)
+
+
+async def nearest_sentences(datasette: Datasette, request: Request, answer: Answer) -> Spans:
+    """Where the sentences that are nearest in meaning stand; its twins in JSON and CSV have none."""
+    own = site.of(datasette)
+    if request.url_vars["format"] or answer.query is None:
+        return NONE
+    return await own.sentences.nearest(answer.index, answer.query, answer.found, own.access)
 
 
 async def respond(

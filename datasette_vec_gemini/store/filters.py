@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import ColumnNotFound, InvalidFilter, shown
-from ..schema import in_main, key_names, listed, quote_identifier, source_key
+from ..schema import affinity, in_main, key_names, listed, quote_identifier, source_key
 from . import source
 
 OPERATORS = ("exact", "not", "gt", "gte", "lt", "lte", "in", "isnull")
@@ -41,11 +41,23 @@ def compile_filters(conn: sqlite3.Connection, index: Index, filters: Mapping[str
         sql, bound = _condition(quote_identifier(column), operator, value, _converter(table.columns[column]), name)
         parts.append(sql)
         values += bound
-    keys = ", ".join(key_names(index))
     selected = listed(source_key(index))
+    return among(index, f"select {selected} from {in_main(table.name)} where {' and '.join(parts)}", values)
+
+
+def among(index: Index, statement: str, values: Sequence[object]) -> Condition:
+    """The condition that a key is one of those that a select of the source's key columns yields, with its values."""
+    return Condition(f"({', '.join(key_names(index))}) in ({statement})", tuple(values))
+
+
+def joined(*conditions: Condition | None) -> Condition | None:
+    """The condition that all of these hold; None where there are none."""
+    given = [condition for condition in conditions if condition]
+    if not given:
+        return None
     return Condition(
-        f"({keys}) in (select {selected} from {in_main(table.name)} where {' and '.join(parts)})",
-        tuple(values),
+        " and ".join(condition.sql for condition in given),
+        tuple(value for condition in given for value in condition.values),
     )
 
 
@@ -69,15 +81,17 @@ def _parse(table: source.Source, name: str) -> tuple[str, str]:
 
 def _converter(declared_type: str) -> Callable[[object], object]:
     """Text that is a number as SQLite writes it is compared as one where the column has no type that would do so."""
-    if declared_type:
+    if affinity(declared_type) != "BLOB":
         return lambda value: value
 
-    def convert(value: object) -> object:
-        if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.\d+)?", value):
-            return float(value) if "." in value else int(value)
-        return value
+    return plain
 
-    return convert
+
+def plain(value: object) -> object:
+    """What a filter's text means in a column without a type: the number, where it is one as SQLite writes it."""
+    if isinstance(value, str) and re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.\d+)?", value):
+        return float(value) if "." in value else int(value)
+    return value
 
 
 def _checked(name: str, value: object) -> object:
@@ -101,7 +115,9 @@ def _condition(
         return (f"{column} is null" if text in _TRUE else f"{column} is not null"), []
     if operator == "in":
         items = _items(value, name)
-        return f"{column} in ({', '.join('?' * len(items))})", [convert(_checked(name, item)) for item in items]
+        if not (isinstance(value, str) and value.startswith("[")):  # JSON itself tells text from numbers
+            items = list(map(convert, items))
+        return f"{column} in ({', '.join('?' * len(items))})", [_checked(name, item) for item in items]
     if value is None:
         if operator not in {"exact", "not"}:
             raise InvalidFilter(

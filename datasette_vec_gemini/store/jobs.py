@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from typing import Literal
 
 from ..driver import sqlite3
@@ -54,6 +55,11 @@ _TOLD = [name for name in _COLUMNS if name not in {"index", "kind", "owner", "as
 """What a run says of itself."""
 
 
+def now() -> str:
+    """The time in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 @mapped_errors()
 def jobs(conn: sqlite3.Connection) -> list[Job]:
     """Every job of the database, the one that was started last first; none where nothing ever ran."""
@@ -78,14 +84,31 @@ def begin(conn: sqlite3.Connection, job: Job, *, lives: Callable[[str], bool]) -
     with transaction(conn):
         if any(known.state in UNDER_WAY and lives(known.owner) for known in of_index(conn, job.index)):
             raise IndexExists(f"index {job.index!r} has a job already, of another server: wait until it has ended")
-        conn.execute(
-            f"""
-            insert or replace into _vec__jobs ({listed(_COLUMNS)})
-            select {", ".join(f":{name}" for name in _COLUMNS)}
-            where exists (select 1 from _vec_indexes where name = :index)
-            """,
-            asdict(job),
-        )
+        _put(conn, job)
+
+
+@mapped_errors()
+def note(conn: sqlite3.Connection, job: Job) -> None:
+    """Keep what was done for an index by another program than a server, unless a server's own job stands there.
+
+    One that somebody paused or cancelled, or that waits, stays as it is: what it stands for goes on.
+    """
+    registry.migrate(conn)
+    with transaction(conn):
+        known = next((known for known in of_index(conn, job.index) if known.kind == job.kind), None)
+        if known is None or known.state in {"finished", "failed"}:
+            _put(conn, job)
+
+
+def _put(conn: sqlite3.Connection, job: Job) -> None:
+    conn.execute(
+        f"""
+        insert or replace into _vec__jobs ({listed(_COLUMNS)})
+        select {", ".join(f":{name}" for name in _COLUMNS)}
+        where exists (select 1 from _vec_indexes where name = :index)
+        """,
+        asdict(job),
+    )
 
 
 @mapped_errors()

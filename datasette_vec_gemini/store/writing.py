@@ -1,21 +1,19 @@
-"""Every write to an index, as steps of short transactions that the caller opens. Nothing here calls a model."""
+"""Every write to the content of an index, as steps of short transactions that the caller opens; no model is called."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 from .. import schema
-from ..domain import Chunk, Index, Kind
+from ..domain import Chunk, Index
 from ..driver import sqlite3
-from ..errors import IndexExists
 from ..keys import Key
-from ..schema import in_main, key_names, listed, quote_identifier, source_key
+from ..schema import key_names, quote_identifier
 from ..vectors import quantise_int8, unpack
-from . import picture, registry, source
-from .reading import has_codes, wrong_triggers
+from .claims import Claimed
+from .reading import has_codes
 
 SPARE = "_vec_spare"
 """A temporary table of the vectors whose chunks went away in a text stage: a text that moved finds its own there."""
@@ -29,108 +27,6 @@ class Change:
     key: Key
     remove: Sequence[int] = ()
     add: Sequence[tuple[Chunk, bytes]] = field(default=())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claimed:
-    """A chunk without a vector that this process has taken on."""
-
-    id: int
-    text: str
-    digest: bytes
-
-
-def create(conn: sqlite3.Connection, index: Index) -> None:
-    """Create a generation's tables and triggers and queue every row. Raises IndexExists if a name is taken."""
-    names = [index.object(kind) for kind in get_args(Kind)]
-    if index.state == "active":
-        names.append(index.view)
-    for (name,) in conn.execute("select name from sqlite_master where type <> 'trigger'").fetchall():
-        if name in names or schema.SHADOW.sub("", name) in names:
-            raise IndexExists(
-                f"the database has an object {name!r}, which index {index.name!r} would need: use another --name"
-            )
-    restore_tables(conn, index)
-    conn.execute(schema.codes(index))
-    if index.state == "active":
-        conn.execute(schema.view(index))
-    install_triggers(conn, index)
-    enqueue_all(conn, index)
-    registry.add(conn, index)
-
-
-def restore_tables(conn: sqlite3.Connection, index: Index) -> None:
-    """Create what is missing of a generation's tables, empty; the vec0 table is not among them."""
-    for statement in schema.tables(index):
-        conn.execute(statement)
-    picture.create(conn, index)
-
-
-def drop(conn: sqlite3.Connection, index: Index) -> None:
-    """Remove a generation with everything that belongs to it; the source table loses its triggers, nothing else."""
-    for name in schema.triggers(index):
-        conn.execute(f"drop trigger if exists {quote_identifier(name)}")
-    if index.state == "active":
-        conn.execute(f"drop view if exists {quote_identifier(index.view)}")
-    picture.drop(conn, index)
-    kinds: tuple[Kind, ...] = ("codes", "fts", "chunks", "queue")
-    for kind in kinds:
-        conn.execute(f"drop table if exists {quote_identifier(index.object(kind))}")
-    registry.remove(conn, index)
-
-
-def retire(conn: sqlite3.Connection, index: Index) -> None:
-    """Keep of a generation only its vectors with their digests, which another one of the same model can take over."""
-    for name in schema.triggers(index):
-        conn.execute(f"drop trigger if exists {quote_identifier(name)}")
-    conn.execute(f"drop view if exists {quote_identifier(index.view)}")
-    picture.drop(conn, index)
-    kinds: tuple[Kind, ...] = ("codes", "fts", "queue")
-    for kind in kinds:
-        conn.execute(f"drop table if exists {quote_identifier(index.object(kind))}")
-    conn.execute(f"update {quote_identifier(index.object('chunks'))} set text = ''")
-    registry.update(conn, index, state="retired")
-
-
-def replace_view(conn: sqlite3.Connection, index: Index) -> None:
-    """Point `_vec_<name>` at this generation."""
-    conn.execute(f"drop view if exists {quote_identifier(index.view)}")
-    conn.execute(schema.view(index))
-
-
-def install_triggers(conn: sqlite3.Connection, index: Index) -> None:
-    """Make the triggers what they should be."""
-    for name, sql in wrong_triggers(conn, index).items():
-        conn.execute(f"drop trigger if exists {quote_identifier(name)}")
-        conn.execute(sql)
-
-
-def enqueue_all(conn: sqlite3.Connection, index: Index) -> None:
-    """Queue every row, and every document whose row is gone."""
-    queue, keys = quote_identifier(index.object("queue")), ", ".join(key_names(index))
-    conn.execute(
-        f"""
-        insert into {queue} ({keys})
-        select {listed(source_key(index), of="t")} from {in_main(index.table)} as t
-        where {source.has_key(index, of="t")}
-        on conflict do nothing
-        """
-    )
-    enqueue_orphans(conn, index)
-
-
-def enqueue_orphans(conn: sqlite3.Connection, index: Index) -> None:
-    """Queue the documents whose row is gone; REPLACE through another unique column removes rows behind our triggers."""
-    queue, keys = quote_identifier(index.object("queue")), ", ".join(key_names(index))
-    chunks, table = quote_identifier(index.object("chunks")), in_main(index.table)
-    if index.is_view:  # a view may have no index to look its rows up with
-        orphans = f"select {keys} from {chunks} except select {listed(source_key(index))} from {table}"
-    else:
-        orphans = f"""
-            select distinct {listed(key_names(index), of="c")} from {chunks} as c
-            where not exists (select 1 from {table} as t where {source.matching(index, left="t", right="c")})
-            """
-    conn.execute(f"insert into {queue} ({keys}) select * from ({orphans}) where true on conflict do nothing")
 
 
 def queued(conn: sqlite3.Connection, index: Index, *, after: int, limit: int) -> list[tuple[int, Key]]:
@@ -226,77 +122,6 @@ def add_codes(conn: sqlite3.Connection, index: Index, pairs: Iterable[tuple[int,
         pairs = [(id_, quantise_int8(unpack(blob), scale=index.int8_scale)) for id_, blob in pairs]
     conn.executemany(
         f"insert into {quote_identifier(index.object('codes'))} (id, embedding) values (?, {encode})", pairs
-    )
-
-
-def claim(conn: sqlite3.Connection, index: Index, *, owner: str, limit: int, now: float, until: float) -> list[Claimed]:
-    """Take on chunks that have no vector and whose text nobody else is embedding.
-
-    The longest come first: texts of like length share a batch without padding, and an estimate of the time that is
-    left errs on the safe side.
-    """
-    cursor = conn.execute(
-        f"""
-        update {quote_identifier(index.object("chunks"))} set claim = :owner, claimed_until = :until
-        where id in (
-            select id from {quote_identifier(index.object("chunks"))} as pending
-            where embedding is null and error is null and (claim is null or claimed_until < :now)
-            and not exists (
-                select 1 from {quote_identifier(index.object("chunks"))} as other where other.digest = pending.digest
-                and other.embedding is null and other.claim <> :owner and other.claimed_until >= :now
-            )
-            order by length(text) desc, id desc limit :limit
-        )
-        returning id, text, digest
-        """,
-        {"owner": owner, "until": until, "now": now, "limit": limit},
-    )
-    return sorted(
-        (Claimed(id=id_, text=text, digest=digest) for id_, text, digest in cursor.fetchall()), key=lambda c: c.id
-    )
-
-
-def claims(conn: sqlite3.Connection, index: Index) -> dict[str, float]:
-    """Owner -> when its claims end, for chunks that still have no vector."""
-    cursor = conn.execute(
-        f"""
-        select claim, max(claimed_until) from {quote_identifier(index.object("chunks"))}
-        where embedding is null and error is null and claim is not null group by claim
-        """
-    )
-    return dict(cursor.fetchall())
-
-
-def release(conn: sqlite3.Connection, index: Index, owners: Iterable[str]) -> None:
-    """Give up the claims of these owners."""
-    conn.executemany(
-        f"""
-        update {quote_identifier(index.object("chunks"))} set claim = null, claimed_until = null
-        where embedding is null and claim = ?
-        """,
-        [(owner,) for owner in owners],
-    )
-
-
-def unclaim(conn: sqlite3.Connection, index: Index, ids: Iterable[int]) -> None:
-    """Give up the claims on these chunks."""
-    conn.executemany(
-        f"""
-        update {quote_identifier(index.object("chunks"))} set claim = null, claimed_until = null
-        where id = ? and embedding is null
-        """,
-        [(id_,) for id_ in ids],
-    )
-
-
-def renew(conn: sqlite3.Connection, index: Index, owner: str, *, until: float) -> None:
-    """Keep an owner's claims for longer."""
-    conn.execute(
-        f"""
-        update {quote_identifier(index.object("chunks"))} set claimed_until = ?
-        where embedding is null and error is null and claim = ?
-        """,
-        [until, owner],
     )
 
 

@@ -48,6 +48,7 @@ def test_a_running_job_moves_is_paused_resumed_and_ends(open_page) -> None:
     page.evaluate("window.seen = 'the same document'")
     bar = page.get_by_role("progressbar", name="Sync of letters")
     expect(bar).to_be_visible()
+    expect(page.locator("[data-vec=stage]").first).to_have_text("embedding chunks", timeout=LONG)
     figures = page.locator("[data-vec=figures]")
     expect(figures).to_have_text(re.compile(r"^[1-9][\d,]* of [1-9][\d,]*"), timeout=LONG)
     assert page.evaluate("window.seen") == "the same document"  # told by the script, not by loading anew
@@ -63,3 +64,29 @@ def test_a_running_job_moves_is_paused_resumed_and_ends(open_page) -> None:
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("[data-vec=state]").first).to_have_text("finished", timeout=LONG)
     assert [number(page, part) for part in ("indexed", "pending", "failed")] == [total, 0, 0]
+
+
+@pytest.mark.parametrize(("scripts", "name"), [(True, "passing"), (False, "plain_passing")])
+def test_an_index_is_verified_made_anew_and_dropped_by_its_name(open_page, scripts, name) -> None:
+    path = f"/library/-/vec-index/notes?column=title&embedder=hashing&name={name}"
+    page = open_page(path, actor="root", java_script_enabled=scripts)
+    page.get_by_role("button", name="Create and start").click()
+    for button, told in [("Verify", "all checks hold"), ("Rebuild", "were made anew")]:
+        for _ in range(100):
+            if page.get_by_role("button", name=button).count():
+                break
+            page.wait_for_timeout(300)
+            page.get_by_role("link", name="Reload").click()
+        page.get_by_role("button", name=button).click()
+        for _ in range(100):
+            if page.get_by_text(told).count():
+                break
+            page.wait_for_timeout(300)
+            page.get_by_role("link", name="Reload").click()
+        expect(page.get_by_text(told)).to_be_visible()
+    page.get_by_text("Drop this index").click()
+    page.get_by_label(f"To confirm, type its name, {name}").fill(name)
+    page.get_by_role("button", name="Drop the index").click()
+    expect(page.get_by_text(f"The index {name} was dropped; table notes is as it was")).to_be_visible(timeout=LONG)
+    page.goto("/-/vec")
+    expect(page.get_by_role("link", name=f"library / {name}", exact=True)).to_have_count(0)

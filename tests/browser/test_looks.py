@@ -33,7 +33,7 @@ def opened(open_page, path: str, scheme: str) -> Page:
 )
 def test_axe_finds_nothing_in_our_part_of_a_page(open_page, name, scheme) -> None:
     page = opened(open_page, PAGES[name], scheme)
-    for details in page.locator("section.content details:not([open]) > summary").all()[:3]:
+    for details in page.locator("section.content details:not([open]) > summary").element_handles()[:3]:
         details.click()
     page.mouse.move(0, 0)  # what the pointer is over, the host makes paler
     assert violations(page) == []

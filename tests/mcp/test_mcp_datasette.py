@@ -179,6 +179,49 @@ def test_who_may_search_searches_and_who_may_add_adds(files, tmp_path, mode):
 
 
 @pytest.mark.slow
+def test_what_the_constraints_of_a_table_refuse_is_refused(tmp_path):
+    pytest.importorskip("datasette_mcp")
+    path = tmp_path / "a b.db"
+    conn = connect(path, create=True)
+    conn.executescript(
+        """
+        create table people (first text, last text, body text, primary key (first, last));
+        insert into people values ('Ada', 'King, Lady', 'wrote a program'), ('Charles', 'Babbage', 'built an engine');
+        create table notes (
+            id integer primary key, body text, slug text unique on conflict rollback, first text, last text,
+            foreign key (first, last) references people
+        );
+        insert into notes values (1, 'on the engine', 'one', 'Ada', 'King, Lady');
+        """
+    )
+    for table in ("people", "notes"):
+        sync(conn, create_index(conn, table, table=table, columns=["body"], embedder="hashing@64"))
+
+    async def writer(call):
+        (hit,) = (await call("search_documents", query="program", index="people", mode="keyword"))["hits"]
+        assert hit["key"] == "Ada,King~2C+Lady"
+        assert (await call.client.read_resource(hit["uri"])).contents[0].text == "wrote a program"
+        documents = [
+            {"text": "good", "fields": {"slug": "two"}},
+            {"text": "of nobody", "fields": {"first": "No", "last": "Body"}},
+            {"text": "the same slug", "fields": {"slug": "one"}},
+            {"text": "good too", "fields": {"first": "Charles", "last": "Babbage"}},
+        ]
+        items = (await call("add_documents", documents=documents, index="notes"))["items"]
+        assert [item["status"] for item in items] == ["created", "error", "error", "created"]
+        assert "FOREIGN KEY" in items[1]["error"]
+        assert "UNIQUE" in items[2]["error"]
+        refused = await call.client.call_tool("delete_documents", {"keys": [hit["key"]], "index": "people"})
+        assert "FOREIGN KEY" in refused.content[0].text
+
+    with served([path], tmp_path) as address:
+        using(address, writer, **{"x-actor": "writer"})
+    assert conn.execute("select body from notes").fetchall() == [("on the engine",), ("good",), ("good too",)]
+    assert conn.execute("select count(*) from people").fetchone() == (2,)
+    conn.close()
+
+
+@pytest.mark.slow
 def test_what_another_page_makes_a_browser_send_writes_nothing(files, tmp_path):
     heard = []
 

@@ -7,12 +7,16 @@ from callers import calling
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from datasette_vec_gemini import connect, create_index, sync
+
 texts = st.text(max_size=30) | st.sampled_from(["", " ", "fish", '"', "a AND", "NEAR(", "\0", "\x1b[0m", "x" * 3_000])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
-indexes = st.sampled_from(["notes", "places", "NOTES", "nope"]) | texts
-keys = st.sampled_from(["1", 1, 7, "a~2Fb", "Rome~2C+Italy", "1,2", "", "~", "%", "99999999999999999999"]) | texts
-columns = st.sampled_from(["stars", "stars__gte", "stars__in", "slug__isnull", "id", "nope", "title__like"]) | texts
+indexes = st.sampled_from(["notes", "places", "NOTES", "blobs", "pairs", "nope"]) | texts
+keys = st.sampled_from(["1", 1, 7, "a~2Fb", "Rome~2C+Italy", "x,1", "00ff", "", "~", "%", "9" * 20, "inf,nan"]) | texts
+columns = (
+    st.sampled_from(["stars", "stars__gte", "stars__in", "slug__isnull", "id", "k", "n", "nope", "title__like"]) | texts
+)
 filters = st.dictionaries(columns, scalars | st.lists(scalars, max_size=3), max_size=3)
 documents = st.fixed_dictionaries(
     {"text": texts},
@@ -54,6 +58,25 @@ ARGUMENTS = {
 }
 
 
+@pytest.fixture
+def tables(shelves, path):
+    """Two more indexes, over tables that take every value and that roll back what they refuse."""
+    conn = connect(path)
+    conn.executescript(
+        """
+        create table blobs (k blob primary key, body text);
+        insert into blobs values (x'00ff', 'a blob'), ('7', 'a text'), (7, 'a number');
+        create table pairs (k text, n integer, slug text unique on conflict rollback, body text, primary key (k, n));
+        insert into pairs values ('x', 1, 'fish', 'a pair');
+        create trigger no_x before insert on pairs when new.body = 'fish' begin select raise(rollback, 'no fish'); end;
+        """
+    )
+    for name in ("blobs", "pairs"):
+        sync(conn, create_index(conn, name, table=name, columns=["body"], embedder="hashing@64"))
+    conn.close()
+    return shelves
+
+
 def inputs(tool):
     """Arguments that are mostly right, some of them missing, unknown or of another kind."""
     known = {name: st.one_of(strategy, strategy, strategy, anything) for name, strategy in ARGUMENTS[tool].items()}
@@ -61,9 +84,9 @@ def inputs(tool):
     return st.one_of(right, st.fixed_dictionaries({}, optional=known), st.dictionaries(texts, anything, max_size=3))
 
 
-def answers_or_explains(shelves, tool, examples):
+def answers_or_explains(library, tool, examples):
     async def run():
-        async with calling(shelves) as call:
+        async with calling(library) as call:
             loop = asyncio.get_running_loop()
 
             @settings(
@@ -86,17 +109,17 @@ def answers_or_explains(shelves, tool, examples):
                     assert answer.structured_content is not None
 
             await asyncio.to_thread(ask)
-            assert len((await call("list_indexes"))["indexes"]) == 2
+            assert len((await call("list_indexes"))["indexes"]) == 4
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("tool", ARGUMENTS)
-def test_a_tool_answers_or_explains(shelves, tool):
-    answers_or_explains(shelves, tool, 40)
+def test_a_tool_answers_or_explains(tables, tool):
+    answers_or_explains(tables, tool, 40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", ARGUMENTS)
-def test_a_tool_answers_or_explains_a_thousand_times(shelves, tool):
-    answers_or_explains(shelves, tool, 1_000)
+def test_a_tool_answers_or_explains_a_thousand_times(tables, tool):
+    answers_or_explains(tables, tool, 1_000)

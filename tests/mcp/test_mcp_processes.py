@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from callers import ERAS
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from datasette_vec_gemini import connect, create_memory, indexes
+from datasette_vec_gemini import VecError, connect, count_pending, create_memory, find_index, indexes, verify
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +51,10 @@ def port():
 
 
 @contextmanager
-def http(file, *options, **environment):
-    """The server over HTTP; its address and its log."""
+def http(file, *options, host="127.0.0.1", **environment):
+    """The server over HTTP; its address."""
     number = port()
-    command = [sys.executable, "-m", "mcp_server", str(file), "--http", f"127.0.0.1:{number}", *options]
+    command = [sys.executable, "-m", "mcp_server", str(file), "--http", f"{host}:{number}", *options]
     log = file.with_suffix(".log")
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -123,6 +124,17 @@ def test_nothing_but_protocol_is_on_stdout_whatever_comes_in(file):
     answers |= {message.get("id"): message for message in map(json.loads, rest.splitlines())}
     assert len(answers[6]["result"]["tools"]) == 6
     assert "error" in answers[2]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_server_that_waits_for_stdin_ends_when_it_is_told_to(file, number, code):
+    command = [sys.executable, "-m", "mcp_server", str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(json.dumps(INITIALIZE) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["id"] == 1
+        process.send_signal(number)
+        assert process.wait(30) == code
 
 
 def test_a_file_that_cannot_be_written_is_served_read_only(file):
@@ -229,6 +241,54 @@ def test_a_token_is_needed_where_there_is_one(file, tmp_path):
             assert answer(address, authorization=f"Bearer {TOKEN}", host="docs.example") == 200
             assert answer(address, authorization=f"Bearer {TOKEN}", host="other.example") == 421
         assert TOKEN not in file.with_suffix(".log").read_text()
+
+
+def test_on_every_address_only_the_names_that_are_allowed_are_answered(file):
+    options = ["--allowed-host", "docs.example"]
+    with http(file, *options, host="0.0.0.0", DATASETTE_VEC_MCP_TOKEN=TOKEN) as address:
+        allowed = {"authorization": f"Bearer {TOKEN}"}
+        assert answer(address, host="docs.example", **allowed) == 200
+        assert answer(address, host="docs.example:8443", origin="https://docs.example", **allowed) == 200
+        assert answer(address, host="docs.example", origin="https://evil.example", **allowed) == 403
+        assert answer(address, **allowed) == 421
+        assert answer(address, host="docs.example") == 401
+
+
+def test_what_is_embedded_when_a_server_is_killed_goes_on_in_the_next(path):
+    documents = [{"text": f"number {n} " + "of a text " * 30} for n in range(60)]
+    call = {"name": "add_documents", "arguments": {"documents": documents}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}).encode()
+    command = [sys.executable, "-m", "mcp_server", str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(json.dumps(INITIALIZE).encode() + b"\n" + body + b"\n")
+        process.stdin.flush()
+        while left(path)[0] < 60:
+            time.sleep(0.05)
+        process.kill()
+    rows, waiting = left(path)
+    assert (rows, waiting > 0) == (60, True)
+    with http(path):
+        for _ in range(600):
+            if left(path)[1] == 0:
+                break
+            time.sleep(0.1)
+    assert left(path) == (60, 0)
+    conn = connect(path, read_only=True)
+    assert conn.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert verify(conn, find_index(conn, "documents")) == []
+    conn.close()
+
+
+def left(path):
+    """How many documents there are, and how many of them cannot be found by meaning yet."""
+    try:
+        conn = connect(path, read_only=True)
+        index = find_index(conn, "documents")
+        found = conn.execute("select count(*) from documents").fetchone()[0], count_pending(conn, index)
+        conn.close()
+    except VecError:  # nothing is there yet
+        return 0, 0
+    return found
 
 
 def test_a_restart_loses_no_client(file):

@@ -139,8 +139,8 @@ async def test_a_long_document_comes_in_parts_that_make_it_whole(memory):
         ("search_documents", {"query": "   ", "index": "notes"}, "the query is empty"),
         ("search_documents", {"query": "x", "index": "notes", "mode": "fuzzy"}, "'hybrid', 'semantic' or 'keyword'"),
         ("search_documents", {}, "query: Field required"),
-        ("get_document", {"key": "99", "index": "notes"}, "no row with the key '99'. Take a key from search_documents"),
-        ("get_document", {"key": "1,2", "index": "notes"}, "does not have the 1 parts of a key of index notes (id)"),
+        ("get_document", {"key": "99", "index": "notes"}, "notes has no row with the key '99' (its key is id). Take a key from search_documents"),
+        ("get_document", {"key": "1,2", "index": "notes"}, "no row with the key '1,2' (its key is id)"),
         ("find_similar", {"key": "none", "index": "places"}, "no row with the key 'none'"),
         ("add_documents", {"index": "notes", "documents": []}, "documents: List should have at least 1 item"),
         ("add_documents", {"index": "notes", "documents": [{"txt": "x"}]}, "documents.0.txt: there is no such argument"),
@@ -455,4 +455,6 @@ async def test_the_server_says_who_it_is(memory):
     async with Client(server) as client:
         assert client.server_info.version == version("datasette-vec-gemini")
         assert "Indexes: documents." in client.instructions
+    server = build_server(memory, writes=True, names=["n" * 63] * 100)
+    async with Client(server) as client:
         assert len(client.instructions) < 2_000

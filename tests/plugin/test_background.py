@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -145,7 +146,7 @@ def test_a_paid_index_gets_its_words_for_nothing_and_its_vectors_only_under_a_da
         until(lambda: root.json(f"{STATUS}.json")["jobs"][0]["state"] == "finished", 20)
         found = root.json(f"{STATUS}.json")
         assert (found["pending"], found["chunk_states"]["pending"]) == (1, 1)
-        assert "1 chunks wait for their vectors" in found["jobs"][0]["message"]
+        assert "1 chunk waits" in found["jobs"][0]["message"]
         time.sleep(2.5)
         assert fake.requests == []
     with served(file, fake=fake, config=every(1, daily_usd=0.5)) as server:
@@ -171,7 +172,8 @@ def test_an_idle_server_writes_nothing_and_uses_no_time(file):
         time.sleep(6)
         if sys.platform == "linux":
             assert used(server.pid) - started < 0.3
-        assert Browser(server).json(f"{STATUS}.json")["jobs"] == []
+        last = Browser(server).json(f"{STATUS}.json")["jobs"]
+        assert [(job["state"], job["is_live"]) for job in last] == [("finished", False)]  # that of another program
     with contextlib.closing(sqlite3.connect(file)) as conn:
         conn.execute("pragma wal_checkpoint(truncate)")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == before
@@ -307,6 +309,51 @@ WRONG = [
 
 @pytest.mark.parametrize(("config", "words"), WRONG)
 def test_a_wrong_setting_keeps_datasette_from_starting_with_one_line_that_names_its_place(file, config, words):
+    with served(file, config=config) as server:
+        server.process.wait(30)
+    log = "".join(server.log)
+    assert words in log
+    assert "Traceback" not in log
+    assert server.process.returncode == 1
+
+
+SHAPES = (
+    [
+        ({"databases": {"data": {"tables": value}}}, "tables of database data: expected the name of each table")
+        for value in ([1], "docs", 5, None)
+    ]
+    + [
+        (
+            {"databases": {"data": {"tables": {"docs": value}}}},
+            "table docs of database data: expected its settings, found",
+        )
+        for value in ([1], "x", None)
+    ]
+    + [
+        *(
+            ({"databases": {"data": value}}, "database data: expected its settings, found")
+            for value in ([1], "x", None)
+        ),
+        *(({"databases": value}, "databases: expected the name of each database") for value in ([1], "x")),
+        *(({"plugins": value}, "plugins: expected the name of each plugin") for value in ([1], "x")),
+    ]
+)
+
+
+@pytest.mark.parametrize(("config", "words"), SHAPES)
+def test_a_configuration_without_the_shape_of_one_is_refused_before_datasette_stumbles_over_it(file, config, words):
+    name = "config" if ONE else "metadata"
+
+    async def start():
+        datasette = Datasette([str(file)], **{name: config})
+        await datasette.invoke_startup()
+
+    with pytest.raises(site.Misconfigured, match=re.escape(words)):
+        asyncio.run(start())
+
+
+@pytest.mark.parametrize(("config", "words"), [SHAPES[0], SHAPES[6], SHAPES[9]])
+def test_datasette_says_so_in_one_line(file, config, words):
     with served(file, config=config) as server:
         server.process.wait(30)
     log = "".join(server.log)

@@ -46,6 +46,26 @@ async def test_each_value_leads_to_just_its_hits_and_back(site, file, column, pa
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("declared", ["", "blob", "text", "real", "numeric"])
+async def test_text_like_a_number_is_told_from_the_number_where_sqlite_tells_them(
+    site, tmp_path, build, declared
+) -> None:
+    values = ["1", "'1'", "'01'", "1.5", "'1.5'", "1e20", "-3", "'-3'", "'1e3'", "null", "''", "12345678901234567"]
+    rows = ", ".join(f"({n}, 'word {n}', {value})" for n, value in enumerate(values))
+    script = f"create table docs (id integer primary key, body text, n {declared}); insert into docs values {rows};"
+    datasette = site(build(tmp_path / "library.db", script, columns=["body"]))
+    page = "/library/-/vec/docs?q=word&_size=20&_facet=n"
+    results = (await ask(datasette, page))["facets"]["n"]["results"]
+    assert sum(result["count"] for result in results) == len(values)
+    for result in results:
+        narrowed = await ask(datasette, result["toggle_url"])
+        assert [hit["row"]["n"] for hit in narrowed["hits"]] == [result["value"]] * result["count"]
+        (chosen,) = narrowed["facets"]["n"]["results"]
+        assert chosen["selected"]
+        assert sorted(parse_qsl(urlsplit(chosen["toggle_url"]).query)) == sorted(parse_qsl(urlsplit(page).query))
+
+
+@pytest.mark.asyncio
 async def test_the_page_shows_counts_and_offers_the_filter_columns_of_the_index(site, file) -> None:
     datasette = site(file)
     page = (await datasette.client.get("/library/-/vec/docs?q=word&_facet=kind&_next=0")).text

@@ -15,7 +15,7 @@ from fake_gemini import FakeGemini
 from serving import Browser, served, table, until
 from test_embed_gemini import LOCAL, ONE, settings
 
-from datasette_vec_gemini import connect, create_index, find_index, sqlite3, status, verify
+from datasette_vec_gemini import connect, create_index, find_index, sqlite3, status, sync, verify
 from datasette_vec_gemini.errors import IndexExists
 from datasette_vec_gemini.store import jobs
 
@@ -253,6 +253,8 @@ def test_a_budget_that_is_used_up_stops_the_job_and_a_greater_one_finishes_it(fi
         stopped = until(lambda: (found := job(browser))["state"] == "waiting" and found)
         assert stopped["spent_usd"] <= stopped["max_usd"] == 0.001
         assert re.search(r"\$[0-9.]+ allowed for this run are spent", stopped["message"])
+        assert stopped["message"].endswith("agree to more here, and it goes on from there")
+        assert "--max-usd" not in browser.get(STATUS)
         for path in (f"{STATUS}.json", STATUS, "/-/vec/status.json"):
             _, _, told = Browser(server, None).send("GET", path, headers={"x-forwarded-for": "203.0.113.7"})
             assert "allowed for this run are spent" in told
@@ -352,7 +354,7 @@ def test_a_failed_row_is_told_with_its_reason_and_tried_again(file, fake):
 
 
 def test_a_generation_that_is_being_built_is_shown_beside_the_one_in_use_and_finished(file):
-    from datasette_vec_gemini import Progress, rebuild, sync
+    from datasette_vec_gemini import Progress, rebuild
 
     with contextlib.closing(connect(file)) as conn:
         index = create_index(conn, "docs", table="docs", columns=["title"], embedder="hashing@64")
@@ -437,3 +439,191 @@ def test_a_file_that_is_served_as_immutable_is_searched_and_not_synced(file):
         assert code == 400
         assert "immutable" in body
     assert file.read_bytes() == before
+
+
+def tables(file):
+    with contextlib.closing(connect(file)) as conn:
+        return {
+            name
+            for (name,) in conn.execute("select name from sqlite_master where name like '\\_vec\\_docs%' escape '\\'")
+        }
+
+
+def rows(file):
+    with contextlib.closing(connect(file)) as conn:
+        return conn.execute("select * from docs").fetchall()
+
+
+DROP = [("action", "drop"), ("name", "docs")]
+
+
+@pytest.mark.parametrize("during", [None, "here", "elsewhere"])
+def test_an_index_is_dropped_by_its_name_also_during_a_job_and_its_table_stays(file, during):
+    declared(file)
+    before = rows(file)
+    with served(file, config=NO_WATCH) as server, served(file, config=NO_WATCH) as other:
+        browser = Browser(server)
+        page = browser.get(STATUS)
+        for wrong in ("", "doc", "DOCS "):
+            code, _, body = browser.press(page, "Drop the index", name=wrong)
+            assert code == 400
+            assert "nothing was dropped: type the name of the index, docs" in body
+        if during:
+            press(browser if during == "here" else Browser(other), "Sync now")
+            until(lambda: job(browser)["stage"] == "vectors")
+        code, location, _ = browser.press(page, "Drop the index", name="docs")
+        assert (code, location) == (303, "/data/-/vec")
+        assert "The index docs was dropped; table docs is as it was" in browser.get(location)
+        for each in (browser, Browser(other)):
+            until(lambda each=each: each.send("GET", STATUS)[0] == 404)
+        assert tables(file) == set()
+        # The table can be indexed anew, under the same name.
+        page = browser.get("/data/-/vec-index/docs", [("column", "title"), ("embedder", "hashing")])
+        assert browser.press(page, "Create and start")[:2] == (303, STATUS)
+        until(lambda: job(browser)["state"] == "finished")
+    for log in (server.log, other.log):  # Datasette prints a traceback for every page that is not there
+        assert "has failed" not in "".join(log)
+    assert rows(file) == before
+    assert is_whole(file)
+
+
+def test_a_declared_index_that_is_dropped_says_when_it_comes_back(file):
+    block = {"plugins": {"datasette-vec-gemini": {"index": {"columns": ["title"], "embedder": "hashing"}}}}
+    config = NO_WATCH | {"databases": {"data": {"tables": {"docs": block}}}}
+    with served(file, config=config) as server:
+        browser = Browser(server)
+        until(lambda: browser.send("GET", STATUS)[0] == 200 and job(browser)["state"] == "finished")
+        _, location, _ = browser.press(browser.get(STATUS), "Drop the index", name="docs")
+        assert "the next start of the server makes it again" in browser.get(location)
+        time.sleep(1.5)
+        assert browser.send("GET", STATUS)[0] == 404
+    with served(file, config=config) as server:
+        until(lambda: Browser(server).send("GET", STATUS)[0] == 200)
+
+
+def test_what_is_derived_is_made_anew_for_nothing_and_what_was_wrong_is_right_then(file, fake):
+    with served(file, fake=fake, config=NO_WATCH) as server:
+        browser = Browser(server)
+        page = browser.get("/data/-/vec-index/docs", GEMINI)
+        assert browser.press(page, "Create and start", max_usd="1")[0] == 303
+        until(lambda: job(browser)["state"] == "finished")
+        with contextlib.closing(connect(file)) as conn:
+            conn.execute("delete from _vec_docs_1_codes where id < 50")
+            conn.execute("insert into _vec_docs_1_fts (_vec_docs_1_fts) values ('delete-all')")
+            conn.commit()
+        press(browser, "Verify")
+        found = until(lambda: (found := job(browser, "verify"))["state"] == "finished" and found)["message"]
+        assert "codes: 49 chunks whose code is missing" in found
+        requests = len(fake.requests)
+        press(browser, "Rebuild")
+        told = until(lambda: (found := job(browser, "rebuild"))["state"] == "finished" and found)["message"]
+        assert told.startswith("the keyword index and the codes were made anew")
+        press(browser, "Verify")
+        until(lambda: job(browser, "verify")["message"] == "all checks hold")
+        assert len(fake.requests) == requests
+    assert is_whole(file)
+
+
+def test_while_a_job_is_under_way_no_other_is_started_and_a_rebuild_is_told_so(file):
+    declared(file)
+    with served(file, config=NO_WATCH) as server:
+        browser = Browser(server)
+        page = browser.get(STATUS)
+        press(browser, "Sync now")
+        code, _, body = browser.press(page, "Rebuild")
+        assert code == 400
+        assert "index &#39;docs&#39; has a job already" in body
+
+
+def test_a_sync_by_another_program_is_the_last_one_that_the_page_tells_of(file):
+    declared(file, embedder="hashing@64")
+    with served(file, config=NO_WATCH) as server:
+        browser = Browser(server)
+        assert job(browser)["state"] is None
+        with contextlib.closing(connect(file)) as conn:
+            sync(conn, find_index(conn, "docs"))
+        first = job(browser)
+        assert (first["state"], first["is_live"]) == ("finished", False)
+        assert first["message"].startswith("1,200 documents read, 1,200 chunks embedded, ")
+        with contextlib.closing(connect(file)) as conn:
+            sync(conn, find_index(conn, "docs"))  # had nothing to do
+            assert job(browser) == first
+            conn.execute("delete from docs where id > 1")
+            conn.execute("update docs set title = 'other'")
+            conn.commit()
+            sync(conn, find_index(conn, "docs"))
+        assert "1 chunk embedded" in job(browser)["message"]
+        assert "sync finished <time" in browser.get("/-/vec/status")
+
+
+def test_what_somebody_paused_stays_paused_though_another_program_syncs(file):
+    declared(file, embedder="hashing@64")
+    with contextlib.closing(connect(file)) as conn:
+        mine = jobs.Job(index="docs", kind="sync", state="paused", started="2026", owner="mine")
+        jobs.begin(conn, mine, lives=bool)
+        sync(conn, find_index(conn, "docs"))
+        assert jobs.jobs(conn) == [mine]
+
+
+@pytest.mark.parametrize("way", ["immutable", "read-only"])
+def test_what_cannot_be_written_has_no_way_to_be_changed(file, way):
+    declared(file, embedder="hashing@64")
+    with contextlib.closing(connect(file)) as conn:
+        sync(conn, find_index(conn, "docs"))
+        conn.execute("pragma journal_mode = delete")
+    before = file.read_bytes()
+    if way == "read-only" and os.geteuid() == 0:
+        pytest.skip("root can write what is read-only")
+    if way == "read-only":
+        file.chmod(0o444)
+    arguments = {"options": ["-i", str(file)]} if way == "immutable" else {"config": NO_WATCH}
+    with served(*([file] if way == "read-only" else []), **arguments) as server:
+        browser = Browser(server)
+        assert browser.json("/data/-/vec/docs.json?q=date")["hits"]
+        assert browser.json(f"{STATUS}.json")["write_through"]["on"] is False
+        page = browser.get(STATUS)
+        for label, typed in [("Sync now", {}), ("Verify", {}), ("Rebuild", {}), ("Drop the index", {"name": "docs"})]:
+            code, _, body = browser.press(page, label, **typed)
+            assert code == 400
+            assert "searching works" in body
+    assert file.read_bytes() == before
+
+
+ACTIONS = [
+    [("action", "start"), ("kind", "sync")],
+    [("action", "start"), ("kind", "rebuild")],
+    [("action", "start"), ("kind", "verify")],
+    [("action", "resume"), ("kind", "sync")],
+    [("action", "pause")],
+    [("action", "cancel")],
+    DROP,
+    [("action", "nonsense")],
+    [],
+]
+
+
+def test_every_post_is_for_those_who_may_index_and_from_our_own_pages_only(file):
+    """By actor, sender and form: nobody else changes anything, and is told nothing of what is there."""
+    declared(file, embedder="hashing@64")
+    everybody = NO_WATCH | {"permissions": {"vec-index": {"id": ["root", "bob"]}}}
+    everybody |= {"databases": {"data": {"tables": {"docs": {"allow": {"id": ["root", "eve"]}}}}}}
+    create = [("column", "body"), ("name", "other"), ("embedder", "hashing")]
+    forms = [(STATUS, fields) for fields in ACTIONS] + [("/data/-/vec-index/docs", create)]
+    with served(file, config=everybody) as server:
+        for path, fields in forms:
+            for headers in CROSS:
+                assert Browser(server).send("POST", path, fields, headers)[0] == 403
+                assert Browser(server, None).send("POST", path, fields, headers)[0] in {403, 404}
+            for actor in ("bob", "eve", None):  # who may not view the table, who may not index it, and nobody
+                browser = Browser(server, actor)
+                browser.get("/-/vec")
+                token = [("csrftoken", browser.cookies.get("ds_csrftoken", ""))]
+                absent = path.replace("docs", "absent")
+                answers = [browser.send("POST", each, [*token, *fields]) for each in (path, absent)]
+                assert answers[0][0] == answers[1][0] in {403, 404}
+                assert answers[0][2].replace("docs", "absent") == answers[1][2]
+        browser = Browser(server)
+        assert job(browser)["state"] is None
+        assert browser.send("GET", "/data/-/vec/other/status")[0] == 404
+        assert browser.send("GET", f"{STATUS}?action=drop&name=docs")[0] == 200
+    assert tables(file)

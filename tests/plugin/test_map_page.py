@@ -10,7 +10,8 @@ import pytest
 
 from datasette_vec_gemini import Query, connect, find_index, search
 from datasette_vec_gemini.keys import key_to_path
-from datasette_vec_gemini.mapping import map_points, project
+from datasette_vec_gemini.mapping import project
+from datasette_vec_gemini.mapping.plotting import map_points
 from datasette_vec_gemini.plugin.drawing import SHAPES
 from datasette_vec_gemini.store import picture
 

@@ -347,3 +347,69 @@ def test_without_a_key_everything_else_works_and_the_reason_is_told(file):
         os.kill(server.pid, signal.SIGABRT)  # prints every thread's stack
         time.sleep(0.5)
     assert "google" not in "".join(line for line in server.log if line.startswith("  File"))
+
+
+PAID = [  # each a new text; {n} makes it another one every time
+    f"{PAGE}?q=question+{{n}}",
+    f"{PAGE}?q=question+{{n}}&mode=semantic",
+    f"{PAGE}?q=zzz{{n}}&mode=keyword",  # finds nothing, and is not asked by meaning instead
+    f"{PAGE}?q=question+{{n}}&_facet=title&_size=100",
+    f"{PAGE}?q=question+{{n}}&title=absent",
+    f"{PAGE}.json?q=question+{{n}}",
+    f"{PAGE}.json?q=question+{{n}}&mode=semantic&_next=1",
+    f"{PAGE}.csv?q=question+{{n}}",
+    f"{PAGE}/similar?key=1&x={{n}}",
+    f"{PAGE}/similar?key=1",
+    f"{PAGE}/similar.json?key=question+{{n}}",
+    f"{PAGE}/similar.csv?key=2",
+    f"{PAGE}/map?q=question+{{n}}",
+    f"{PAGE}/map.json?q=question+{{n}}&mode=semantic",
+    f"{PAGE}/status?q=question+{{n}}",
+    "/-/vec?q=question+{n}",
+    "/-/vec.json?q=question+{n}&mode=semantic",
+    "/data/-/vec?q=question+{n}",
+    "/-/vec/status?q=question+{n}",
+    "/data/-/vec-index/docs?column=title&embedder=gemini&name=n{n}",
+    "/data/docs?q=question+{n}",
+    "/data/docs/1?q=question+{n}",
+    f"{sql_page()}?sql=select+embed_gemini('question+{{n}}')",
+    f"{sql_page()}.json?sql=select+embed_gemini(title||{{n}})+from+docs",
+    f"{sql_page()}.csv?sql=select+embed_gemini(title||{{n}})+from+docs&_stream=1",
+    f"{sql_page()}.json?sql=select+semantic_search('docs','question+{{n}}')",
+    f"{sql_page()}.json?sql=select+1+from+docs+order+by+embed_gemini(title||{{n}})",
+    "/data/docs.json?_where=embed_gemini(title||{n})+is+not+null",
+    "/data/docs.json?_where=semantic_search('docs',title||{n})+is+not+null&_facet=title",
+    "/data/docs.csv?_where=embed_gemini(title||{n})+is+not+null&_stream=1",
+    "/data/asked.json?text=question+{n}",
+    "/data/asked?text=question+{n}",
+]
+
+
+def test_a_stranger_pays_for_nothing_by_any_route(fake, file):
+    query = {"asked": {"sql": "select embed_gemini(:text) as v, semantic_search('docs', :text) as hits"}}
+    everybody = {"permissions": {"vec-index": True}, "databases": {"data": {"queries": query}}}
+    with served(file, fake=fake, config=everybody) as server:
+        server.get("/", headers=STRANGER)
+        for n, path in enumerate(PAID):
+            code, body = server.get(path.format(n=n), headers=STRANGER)
+            assert code < 500 or code == 503, (path, code, body[-300:])
+            assert [received.texts for received in fake.requests] == [], path
+        for n, fields in enumerate(
+            ([("action", "start"), ("kind", "sync")], [("action", "start"), ("kind", "rebuild")])
+        ):
+            code, _, _ = post(server, f"{PAGE}/status", [*fields, ("x", str(n))])
+            assert code in {303, 400}
+        code, _, _ = post(server, "/data/-/vec-index/docs", [("column", "body"), ("embedder", "gemini"), ("name", "n")])
+        assert code == 400
+        time.sleep(1)
+        assert fake.requests == []
+
+
+def post(server: Server, path: str, fields: list[tuple[str, str]]) -> tuple[int, str, str]:
+    """Send a form as somebody far away who is not signed in."""
+    from serving import Browser
+
+    browser = Browser(server, None)
+    browser.send("GET", f"{PAGE}/status", headers=STRANGER)
+    token = [("csrftoken", browser.cookies.get("ds_csrftoken", ""))]
+    return browser.send("POST", path, [*token, *fields], STRANGER)

@@ -764,6 +764,8 @@ async def test_a_hit_says_how_strong_it_is_and_why(site, tmp_path, build) -> Non
     datasette = site(build(tmp_path / "library.db", script, columns=["body"]))
     page = (await datasette.client.get("/library/-/vec/docs?q=parse+a+date")).text
     assert re.findall(r'<meter min="0" max="1" value="([\d.]+)"', page) == ["1.00", "0.00"]
+    weak = (await datasette.client.get("/library/-/vec/docs?q=zzz&mode=semantic")).text
+    assert re.findall(r'<meter min="0" max="1" value="([\d.]+)"', weak)[0] == "0.33"  # the best of weak ones is weak
     assert re.findall(r"<span>(\w+)[^<]*</span>\s*<details>", page) == ["Strong", "Weak"]
     assert "Words: no. 1, BM25" in page
     assert "Meaning: no. 1, cosine 1.000" in page

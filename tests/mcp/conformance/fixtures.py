@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from asking import add_asking
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.types import (
@@ -214,10 +215,10 @@ def main() -> None:
     server = build_server(library, writes=True, names=["documents"])
     has_fixtures = sys.argv[3:] != ["plain"]
     if has_fixtures:
-        for add in (add_tools, add_talk, add_questions, add_resources, add_prompts, add_requests):
+        for add in (add_tools, add_talk, add_questions, add_asking, add_resources, add_prompts, add_requests):
             add(server)
     try:
-        http.serve(http.application(server, is_stateless=not has_fixtures), "127.0.0.1", port)
+        http.serve(http.application(server, is_stateless=not has_fixtures), http.listen("127.0.0.1", port))
     finally:
         library.close()
 
