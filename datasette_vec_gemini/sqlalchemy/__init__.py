@@ -1,0 +1,23 @@
+"""The door for SQLAlchemy: columns of vectors, indexes of them, and the nearest rows."""
+
+from . import postgres as _postgres  # noqa: F401  # how PostgreSQL spells what the others declare
+from .engine import create_async_engine, create_engine, register_vector
+from .index import VectorIndex, sync_indexes
+from .nearest import nearest
+from .semantic import search_entities, semantic, sync_entities
+from .types import Vector
+from .vec0 import Vec0Table
+
+__all__ = [
+    "Vec0Table",
+    "Vector",
+    "VectorIndex",
+    "create_async_engine",
+    "create_engine",
+    "nearest",
+    "register_vector",
+    "search_entities",
+    "semantic",
+    "sync_entities",
+    "sync_indexes",
+]

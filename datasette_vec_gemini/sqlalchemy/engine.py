@@ -1,0 +1,134 @@
+"""Engines whose connections have sqlite-vec, on this process's one SQLite library; indexes follow their commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+
+from .. import vector_index
+from ..driver import sqlite3
+from ..errors import ExtensionUnavailable, InvalidSetting, UsageError
+from ..store.transactions import mapped_errors
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+_E = TypeVar("_E", bound="Engine | AsyncEngine")
+_R = TypeVar("_R")
+
+_CAUGHT_UP = "datasette_vec_gemini_changes"
+"""In the pool's entry of a connection: how many changes it had made when the indexes were last looked at."""
+
+
+def create_engine(url: str | URL, **options: Any) -> Engine:
+    """SQLAlchemy's `create_engine`, registered."""
+    return register_vector(sqlalchemy.create_engine(url, **options))
+
+
+def create_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
+    """SQLAlchemy's `create_async_engine`, registered."""
+    from sqlalchemy.ext import asyncio
+
+    return register_vector(asyncio.create_async_engine(url, **options))
+
+
+def register_vector(engine: _E) -> _E:
+    """Make an engine ready for vectors, sync or async, and return it. Call it before the engine connects.
+
+    SQLite: the engine takes the SQLite library that this process has settled on, every connection gets sqlite-vec
+    (loading of extensions is off again afterwards), and when a connection comes back to the pool with changes they are
+    folded into the derived indexes. PostgreSQL: see `postgres`. Raises InvalidSetting for other databases, UsageError
+    when too late; ExtensionUnavailable comes from connections where sqlite-vec cannot be loaded.
+    """
+    sync_engine: Any = getattr(engine, "sync_engine", engine)
+    if sync_engine.dialect.name == "postgresql":
+        from .postgres import register
+
+        register(sync_engine)
+    elif sync_engine.dialect.name != "sqlite":
+        raise InvalidSetting(f"vectors live in SQLite or PostgreSQL, not in {sync_engine.dialect.name!r}")
+    elif not event.contains(sync_engine, "connect", _prepare):
+        _take_driver(sync_engine)
+        event.listen(sync_engine, "connect", _prepare)
+        event.listen(sync_engine, "checkin", _catch_up)
+    return engine
+
+
+def on_driver(connection: Connection, work: Callable[[Any], _R]) -> _R:
+    """Do something with the driver's own connection; that of aiosqlite lives in a thread, and the work goes there.
+
+    SQLite's errors about the file come out as ours.
+    """
+    with mapped_errors():
+        return _run(connection.connection.dbapi_connection, work)
+
+
+def _run(connection: DBAPIConnection | None, work: Callable[[Any], _R]) -> _R:
+    adapted: Any = connection
+    if not hasattr(adapted, "run_async"):
+        return work(adapted)
+    # aiosqlite has no public way to do in a connection's thread what it has no method for.
+    result: _R = adapted.run_async(lambda driver: driver._execute(lambda: work(driver._conn)))  # noqa: SLF001
+    return result
+
+
+def _take_driver(engine: Engine) -> None:
+    dialect: Any = engine.dialect
+    if dialect.server_version_info is not None:
+        raise UsageError("this engine has connected already: call register_vector() right where it is made")
+    if dialect.driver == "pysqlite":
+        dialect.dbapi = sqlite3
+    elif dialect.driver == "aiosqlite":
+        dialect.dbapi = type(dialect.dbapi)(_aiosqlite(), sqlite3)
+    else:
+        raise InvalidSetting(
+            f"sqlite+{dialect.driver} brings a SQLite of its own, and two in one process lose each other's file locks: "
+            "use sqlite:// or sqlite+aiosqlite://"
+        )
+
+
+def _aiosqlite() -> SimpleNamespace:
+    """What SQLAlchemy's dialect uses of aiosqlite, over this process's SQLite library."""
+    import aiosqlite
+
+    def connect(database: str, **options: Any) -> aiosqlite.Connection:
+        rows = options.pop("iter_chunk_size", 64)
+        return aiosqlite.Connection(lambda: sqlite3.connect(database, **options), rows)
+
+    taken = {name: getattr(sqlite3, name) for name in dir(aiosqlite) if name.endswith("Error") or "sqlite_" in name}
+    return SimpleNamespace(connect=connect, Connection=aiosqlite.Connection, **taken)
+
+
+def _prepare(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    try:
+        entry.info[_CAUGHT_UP] = _run(connection, _prepared)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _prepared(conn: sqlite3.Connection) -> int:
+    if not isinstance(conn, sqlite3.Connection):
+        raise ExtensionUnavailable(
+            f"the engine's creator makes connections of {type(conn).__module__}; make them of this process's SQLite "
+            "library, datasette_vec_gemini.sqlite3: two of them lose each other's file locks"
+        )
+    vector_index.prepare(conn)
+    return conn.total_changes
+
+
+def _catch_up(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+    """The transaction has ended, and the user has no hand on the connection any more."""
+    driver: Any = getattr(connection, "driver_connection", connection)
+    with suppress(sqlite3.ProgrammingError, ValueError):  # the user has closed it
+        if driver is not None and driver.total_changes != entry.info.get(_CAUGHT_UP):
+            _run(connection, vector_index.catch_up)
+            entry.info[_CAUGHT_UP] = driver.total_changes

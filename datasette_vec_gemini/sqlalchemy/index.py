@@ -1,0 +1,191 @@
+"""VectorIndex: an index of a column of vectors, as SQLAlchemy declares, creates and drops indexes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Column, Connection, Index, MetaData, Table, event, inspect
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.schema import DDL
+
+from .. import vector_index
+from ..errors import ExtensionUnavailable, InvalidKey, InvalidName, InvalidSetting, shown
+from ..schema import affinity
+from ..vector_index import DerivedIndex
+from .engine import on_driver
+from .types import Vector
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import InstrumentedAttribute, Session
+
+_KEY_TYPES = {"INTEGER": "integer", "TEXT": "text"}
+
+
+class VectorIndex(Index):
+    """An index of a Vector column: in `__table_args__`, or made of a column that is there.
+
+    On SQLite it is a vec0 table derived from the column, made by `create_all` (also for a table that exists, with its
+    rows) and gone with `drop_all`; on PostgreSQL it is pgvector's HNSW. Codes are `float32`, `int8` or `bit`; answers
+    come by exact distance whichever it is. `oversample` and `exact_rows` are those of `DerivedIndex`, `options`
+    SQLAlchemy's. Raises InvalidName, InvalidSetting, InvalidKey.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        column: str | Column[Any] | InstrumentedAttribute[Any],
+        *,
+        metric: str = "cosine",
+        quantize: str = "float32",
+        oversample: int | None = None,
+        exact_rows: int | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(name, str):
+            raise InvalidName(f"{shown(name)} cannot be the name of a vector index: give it one")
+        self.metric = metric
+        self.quantize = quantize
+        tuning = {"oversample": oversample, "exact_rows": exact_rows}
+        self.tuning = {option: value for option, value in tuning.items() if value is not None}
+        super().__init__(name, column, **options)
+        self.ddl_if(dialect="postgresql")
+
+    def _set_parent(self, parent: Any, **options: Any) -> None:
+        super()._set_parent(parent, **options)
+        column = self.column
+        if not isinstance(column.type, Vector):
+            raise InvalidSetting(f"{parent.name}.{column.name} is no Vector, which a VectorIndex is made of")
+        column.type = column.type.of_metric(self.metric)
+        event.listen(self, "after_create", _create)
+        event.listen(self, "before_drop", _drop)
+        event.listen(parent, "after_drop", self._table_dropped)
+        event.listen(parent.metadata, "after_create", self._metadata_created)
+
+    @property
+    def column(self) -> Column[Any]:
+        """The column of vectors."""
+        column: Column[Any] = self.columns[0]
+        return column
+
+    @property
+    def dimensions(self) -> int:
+        """Of the column."""
+        kind: Any = self.column.type
+        return int(kind.dimensions)
+
+    @property
+    def derived(self) -> DerivedIndex:
+        """What the index is, apart from SQLAlchemy. Raises InvalidName, InvalidSetting, InvalidKey."""
+        table: Any = self.table
+        key = self.key
+        kind = affinity(key.type.compile(dialect=sqlite.dialect()))
+        if kind not in _KEY_TYPES:
+            raise InvalidKey(
+                f"{table.name}.{key.name} is {key.type!r}, and a vector index needs a key of integers or of text"
+            )
+        return DerivedIndex(
+            name=str(self.name),
+            table=table.name,
+            key=key.name,
+            key_type=_KEY_TYPES[kind],  # type: ignore[arg-type]  # one of the two
+            column=self.column.name,
+            dimensions=self.dimensions,
+            metric=self.metric,
+            quantize=self.quantize,
+            **self.tuning,
+        )
+
+    @property
+    def key(self) -> Column[Any]:
+        """The key of the table. Raises InvalidKey where it is not one column."""
+        table: Any = self.table
+        keys = list(table.primary_key)
+        if len(keys) != 1:
+            raise InvalidKey(
+                f"the key of {table.name} has {len(keys)} columns, and a vector index refers to rows by one"
+            )
+        key: Column[Any] = keys[0]
+        return key
+
+    def create(self, bind: Any, checkfirst: Any = True) -> None:  # noqa: FBT002  # SQLAlchemy's
+        """Create the index of a table that exists, with the rows that it has, if it does not exist."""
+        super().create(bind, checkfirst=checkfirst and bind.dialect.name != "sqlite")
+
+    def drop(self, bind: Any, checkfirst: Any = True) -> None:  # noqa: FBT002  # SQLAlchemy's
+        """Drop the index, on SQLite with all that belongs to it, if it exists."""
+        super().drop(bind, checkfirst=checkfirst and bind.dialect.name != "sqlite")
+
+    def sync(self, bind: Connection | Session) -> int:
+        """Bring the index up to its table, repairing what a migration dropped; tells how many rows that took.
+
+        Commits through a registered engine are followed by it. PostgreSQL's index follows its table by itself.
+        """
+        connection = bind if isinstance(bind, Connection) else bind.connection()
+        return on_driver(connection, self.derived.sync) if connection.dialect.name == "sqlite" else 0
+
+    def _table_dropped(self, table: Table, connection: Connection | MockConnection, **_: Any) -> None:
+        del table
+        _drop(self, connection)
+
+    def _metadata_created(self, metadata: MetaData, connection: Connection | MockConnection, **options: Any) -> None:
+        """A table that was there already gets its index too, as far as the call was about it."""
+        del metadata
+        table: Any = self.table
+        runner = options.get("_ddl_runner")
+        wanted = getattr(runner, "tables", None)
+        if table in options.get("tables", ()) or (wanted and table not in wanted):
+            return
+        if isinstance(connection, Connection) and inspect(connection).has_table(table.name, schema=table.schema):
+            self.create(connection)
+
+
+def sync_indexes(bind: Connection | Session) -> int:
+    """`VectorIndex.sync` for every vector index of the database; tells how many rows that took."""
+    connection = bind if isinstance(bind, Connection) else bind.connection()
+    return on_driver(connection, vector_index.sync) if connection.dialect.name == "sqlite" else 0
+
+
+def vector_indexes(column: Column[Any]) -> list[VectorIndex]:
+    """The vector indexes of a column of a table."""
+    table: Any = column.table
+    return [index for index in table.indexes if isinstance(index, VectorIndex) and index.column is column]
+
+
+def _create(index: VectorIndex, connection: Connection | MockConnection, **_: Any) -> None:
+    if connection.dialect.name != "sqlite":
+        return
+    _refuse_schema(index)
+    if not isinstance(connection, Connection):
+        _tell(connection, index.derived.create_statements())
+        return
+    try:
+        on_driver(connection, index.derived.create)
+    except ExtensionUnavailable as error:
+        raise ExtensionUnavailable(
+            "the connections of this engine have no sqlite-vec: call register_vector(engine) where it is made, or make "
+            "it with datasette_vec_gemini.sqlalchemy.create_engine"
+        ) from error
+
+
+def _drop(index: VectorIndex, connection: Connection | MockConnection, **_: Any) -> None:
+    if connection.dialect.name != "sqlite":
+        return
+    if isinstance(connection, Connection):
+        on_driver(connection, index.derived.drop)
+    else:
+        _tell(connection, index.derived.drop_statements())
+
+
+def _tell(mock: MockConnection, statements: list[str]) -> None:
+    """A mock collects SQL instead of running it."""
+    for statement in statements:
+        mock.execute(DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call]
+
+
+def _refuse_schema(index: VectorIndex) -> None:
+    table: Any = index.table
+    if table.schema not in {None, "main"}:
+        raise InvalidSetting(
+            f"{table.name} is in schema {table.schema!r}; on SQLite a vector index serves tables of the main file only"
+        )
