@@ -33,25 +33,13 @@ from datasette_vec_gemini import connect, create_index, sqlite3, sync
 from datasette_vec_gemini.demo.rows import standard_library
 from datasette_vec_gemini.store import jobs
 
+from .questions import QUESTIONS
 from .targets import finish, report
 
 ROWS, MAP_ROWS = 10_000, 60_000
 SEARCHES, ROUNDS, EDITED = 150, 5, 60
 CLIENTS, LOAD_SECONDS = 16, 60.0
 ABUSIVE, OTHER_PAGES = 20, 40
-VERBS = ("parse", "read", "compare", "close", "sort", "send", "encode", "print", "split", "count")
-THINGS = (
-    "a date",
-    "a file",
-    "two lists",
-    "a socket",
-    "some text",
-    "a thread",
-    "a number",
-    "an archive",
-    "XML",
-    "bytes",
-)
 OTHERS = ("/", "/docs/docs?_size=10", "/docs/docs/17")
 """Pages of Datasette itself."""
 SEARCH = "/docs/-/vec/docs"
@@ -149,7 +137,7 @@ _numbers = count()
 def question() -> str:
     """One that nobody has asked yet."""
     number = next(_numbers)
-    return f"how do I {VERBS[number % 10]} {THINGS[number // 10 % 10]} in step {number}"
+    return f"{QUESTIONS[number % 100]} in step {number}"
 
 
 def searched(site: Site) -> Reply:
