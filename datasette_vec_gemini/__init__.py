@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .paid import PaidEmbedder
     from .placing import NewDocument
     from .searching import embed, embed_or_words, search, similar
-    from .store.reading import count_pending
+    from .store.counting import count_pending
     from .store.registry import find as find_index
     from .store.registry import indexes
     from .syncing import Stop, sync

@@ -13,7 +13,7 @@ from .domain import Embedder, Estimate, Index, Kind
 from .driver import sqlite3
 from .errors import counted
 from .keys import Key, key_to_path
-from .store import generations, picture, reading, registry, source, writing
+from .store import counting, generations, picture, reading, registry, source, writing
 from .store.nearest import nearest
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .syncing import sync
@@ -64,8 +64,8 @@ def status(conn: sqlite3.Connection, index: Index) -> Status:
     """Count every row of the table in exactly one class. Writes nothing. Raises DatabaseUnavailable."""
     with mapped_errors():
         source.check(conn, index)
-        counts = reading.counts(conn, index)
-        failures = reading.failures(conn, index)
+        counts = counting.counts(conn, index)
+        failures = counting.failures(conn, index)
         return Status(
             name=index.name,
             table=index.table,
@@ -203,7 +203,7 @@ def _damaged_vectors(conn: sqlite3.Connection, index: Index) -> list[int]:
 
 
 def _keyword_problems(conn: sqlite3.Connection, index: Index) -> Iterator[Problem]:
-    indexed, chunks = reading.count_keyword_entries(conn, index), reading.count_chunks(conn, index)
+    indexed, chunks = reading.count_keyword_entries(conn, index), counting.count_chunks(conn, index)
     if indexed != chunks:
         yield Problem(check="keywords", text=f"entries of the keyword index: {indexed:,}, chunks: {chunks:,}")
     elif not reading.keyword_index_is_sound(conn, index):

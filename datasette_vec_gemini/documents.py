@@ -19,7 +19,7 @@ from .indexing import create_index
 from .keys import Key, key_to_path
 from .placing import PROVENANCE, NewDocument, Target
 from .schema import in_main, listed, quote_identifier
-from .store import reading, registry, source
+from .store import counting, registry, source
 from .store.transactions import mapped_errors, transaction
 
 OnConflict = Literal["replace", "skip", "error"]
@@ -110,7 +110,7 @@ def describe_index(conn: sqlite3.Connection, index: Index) -> Description:
     """What an index holds, how much of it can be found, and what can be written to it; quick enough for every call."""
     with mapped_errors():
         found = source.find(conn, index.table)
-        covered = reading.coverage(conn, index)
+        covered = counting.coverage(conn, index)
         return Description(
             columns=tuple(found.columns),
             filters=index.filter_columns or tuple(found.columns),

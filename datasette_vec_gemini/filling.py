@@ -26,7 +26,7 @@ from .domain import Embedder, Index, Progress
 from .driver import sqlite3
 from .errors import EmbedderError, EmbeddingFailed, IndexNotFound, InvalidVector
 from .paid import PaidEmbedder
-from .store import claims, reading, registry, writing
+from .store import claims, counting, registry, writing
 from .store.claims import Claimed
 from .store.transactions import transaction
 from .vectors import Vector, int8_scale, normalise, pack, unpack
@@ -102,7 +102,7 @@ class Filling:
 
     def run(self) -> None:
         """Give every pending chunk its vector or the reason why it has none. Raises EmbedderError, IndexNotFound."""
-        total, done = reading.count_chunks(self.conn, self.index, only=PENDING), 0
+        total, done = counting.count_chunks(self.conn, self.index, only=PENDING), 0
         most = self._paid.concurrency if self._paid else 1
         _running.add(self.owner)
         try:
@@ -117,7 +117,7 @@ class Filling:
                     done += size
                     self._tell(done, total)
                 elif self._others_are_embedding():
-                    done = total - reading.count_chunks(self.conn, self.index, only=PENDING)
+                    done = total - counting.count_chunks(self.conn, self.index, only=PENDING)
                     self._tell(done, total)  # this is also where who waits for others is stopped
                 else:
                     break
@@ -135,8 +135,8 @@ class Filling:
                 self._paid.budget.stop()  # who is still under way, for an index that is gone, tries nothing again
                 with suppress(sqlite3.Error), self._paid.budget.settling(self.conn):
                     pass
-        self.failed = reading.count_chunks(self.conn, self.index, only=FAILED)
-        self.pending = reading.count_chunks(self.conn, self.index, only=PENDING)
+        self.failed = counting.count_chunks(self.conn, self.index, only=FAILED)
+        self.pending = counting.count_chunks(self.conn, self.index, only=PENDING)
 
     def _tell(self, done: int, total: int) -> None:
         if total:

@@ -11,7 +11,7 @@ from .chunking import placeholders, respell
 from .domain import Embedder, Estimate, Index, Quantize, SyncReport
 from .driver import sqlite3
 from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
-from .store import generations, reading, registry, source, writing
+from .store import counting, generations, reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .syncing import OnProgress, Stop, sync
 
@@ -151,7 +151,7 @@ def rebuild(
         report = sync(
             conn, successor, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress, stop=stop
         )
-        refused = reading.count_chunks(conn, index, only="embedding is null and error is not null")
+        refused = counting.count_chunks(conn, index, only="embedding is null and error is not null")
         if report.failed > refused:
             return index, report
         with transaction(conn):

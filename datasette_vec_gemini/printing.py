@@ -18,7 +18,7 @@ from .domain import Estimate, Hit, Index, Mode, Progress, SyncReport
 from .driver import sqlite3
 from .errors import counted
 from .keys import key_to_path
-from .store import reading
+from .store import counting
 from .syncing import OnProgress
 
 
@@ -141,7 +141,7 @@ def print_hits(
 ) -> None:
     """An answer, as JSON or for people; `offset` is where its ranks begin, `notices` say what it is not."""
     took_ms = round((time.perf_counter() - started) * 1000, 1)
-    pending = reading.count_pending(conn, chosen)
+    pending = counting.count_pending(conn, chosen)
     if as_json:
         print_json(
             {

@@ -24,7 +24,7 @@ from .errors import (
 )
 from .keys import Key, key_to_json, key_to_path
 from .paid import PaidEmbedder
-from .store import reading, registry, source
+from .store import counting, registry, source
 from .store.filters import Condition, compile_filters, joined, unqueued
 from .store.keyword import keyword, terms
 from .store.nearest import Candidate, nearest, strengths
@@ -72,7 +72,7 @@ def answer(conn: sqlite3.Connection, index: Index, query: Query, *, only: Condit
         return fuse(words, near, mode=query.mode)
 
     hits = _page(conn, index, ranked, k=query.k, offset=query.offset, text=query.text)
-    if len(hits) < query.k and reading.count_queue(conn, index):
+    if len(hits) < query.k and counting.count_queue(conn, index):
         # Rows deleted or edited since the last sync may fill the whole depth, and are hidden: look beside them.
         settled = unqueued(index, condition)
         hits = _page(conn, index, lambda depth: ranked(depth, settled), k=query.k, offset=query.offset, text=query.text)

@@ -32,7 +32,7 @@ from .filling import FAILED, PENDING
 from .paid import PaidEmbedder
 from .printing import confirm, is_terminal, print_aside, print_report, progress_bars, spelled_cost
 from .searching import checked_embedder
-from .store import reading, registry, usage
+from .store import counting, registry, usage
 from .store.usage import Usage
 from .syncing import sync
 
@@ -161,7 +161,7 @@ def _metered(
 
 
 def _say_stopped(conn: sqlite3.Connection, at_work: Index, usd: float, *, goes_on: str) -> None:
-    chunks, pending, failed = (reading.count_chunks(conn, at_work, only=only) for only in ("1", PENDING, FAILED))
+    chunks, pending, failed = (counting.count_chunks(conn, at_work, only=only) for only in ("1", PENDING, FAILED))
     spent = f", {dollars(usd)} spent by this run" if usd else ""
     wrong = f", {failed:,} failed" if failed else ""
     print_aside(

@@ -26,7 +26,7 @@ from .keys import Key
 from .paid import PaidEmbedder
 from .schema import source_key
 from .searching import checked_embedder
-from .store import generations, jobs, picture, reading, registry, source, writing
+from .store import counting, generations, jobs, picture, reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .store.usage import Usage
 from .store.writing import Change
@@ -198,8 +198,8 @@ def is_behind(conn: sqlite3.Connection, index: Index, *, text_only: bool = False
     with mapped_errors():
         return not index.is_view and (
             bool(_reason_for_distrust(conn, index) if thorough else reading.wrong_triggers(conn, index))
-            or reading.has_queue(conn, index)
-            or (not text_only and reading.has_unclaimed(conn, index, now=time.time()))
+            or counting.has_queue(conn, index)
+            or (not text_only and counting.has_unclaimed(conn, index, now=time.time()))
         )
 
 
@@ -214,7 +214,7 @@ def _reason_for_distrust(conn: sqlite3.Connection, index: Index) -> str | None:
         return None
     if index.has_rowid_key and now.schema_version != before.schema_version:
         return "the table has no primary key and VACUUM or a change of the schema may have renumbered its rows"
-    if not reading.count_queue(conn, index) and not now.same_rows(before):
+    if not counting.count_queue(conn, index) and not now.same_rows(before):
         return "rows appeared or vanished without firing a trigger"
     return None
 
@@ -257,7 +257,7 @@ class _Run:
         self._prepare(full=full)
         # Of before the rows are read: a VACUUM from now on must be seen by the next sync.
         schema_version = registry.observe(conn, index).schema_version
-        total = reading.count_queue(conn, index)
+        total = counting.count_queue(conn, index)
         writing.begin_text_stage(conn)
         try:
             while True:
@@ -289,7 +289,7 @@ class _Run:
             return True
         with self.writing():
             generations.enqueue_orphans(conn, index)
-            if reading.count_queue(conn, index):
+            if counting.count_queue(conn, index):
                 return False
             registry.record(conn, index, replace(registry.observe(conn, index), schema_version=schema_version))
         return True
@@ -311,7 +311,7 @@ class _Run:
         if picture.is_broken(conn, index):
             with self.writing():
                 picture.create(conn, index)
-        retry = reading.count_chunks(conn, index, only=FAILED)
+        retry = counting.count_chunks(conn, index, only=FAILED)
         if full or reason or retry:
             with self.writing():
                 generations.install_triggers(conn, index)

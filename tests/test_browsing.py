@@ -9,7 +9,7 @@ from datasette_vec_gemini.browsing import FACET_VALUES, Facet, browse, browse_si
 from datasette_vec_gemini.domain import Chunk, Hit, KeywordRank, SemanticRank, Why
 from datasette_vec_gemini.errors import ColumnNotFound, DocumentNotFound, InvalidQuery
 from datasette_vec_gemini.searching import embed, similar
-from datasette_vec_gemini.store import reading
+from datasette_vec_gemini.store import counting, reading
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_coverage_agrees_with_the_counts_of_rows_that_have_text(conn, docs) -> N
         if step:
             step()
             conn.commit()
-            found, counts = reading.coverage(conn, docs), reading.counts(conn, docs)
+            found, counts = counting.coverage(conn, docs), counting.counts(conn, docs)
             assert (found.indexed, found.pending, found.failed) == (counts.indexed, counts.pending, counts.failed)
             assert found.documents == found.indexed + found.pending + found.failed
 

@@ -6,7 +6,7 @@ import pytest
 
 from datasette_vec_gemini import Query, connect, create_index, find_index, load_embedder, search, status, sync, verify
 from datasette_vec_gemini.errors import EmbedderError, FingerprintMismatch, TableNotFound, TransactionOpen
-from datasette_vec_gemini.store import reading
+from datasette_vec_gemini.store import counting
 
 
 def keys(conn, index, text, **options):
@@ -416,8 +416,8 @@ def test_a_model_that_fails_keeps_what_was_done_and_gives_its_claims_back(conn, 
     recorder.meanwhile = fail_later
     with pytest.raises(EmbedderError, match="went away"):
         sync(conn, index, embedder=recorder)
-    assert reading.count_chunks(conn, index, only="embedding is not null") == 4
-    assert reading.count_chunks(conn, index, only="claim is not null") == 0
+    assert counting.count_chunks(conn, index, only="embedding is not null") == 4
+    assert counting.count_chunks(conn, index, only="claim is not null") == 0
     recorder.meanwhile, recorder.texts = None, []
     assert sync(conn, index, embedder=recorder).embedded == 6
     assert verify(conn, index) == []
@@ -441,7 +441,7 @@ def test_vectors_of_the_wrong_shape_are_an_error_never_a_vector(conn, docs, reco
 
     with pytest.raises(EmbedderError, match=r"shape \(4, 32\) for 4 texts of 64 dimensions"):
         sync(conn, docs, embedder=Wrong())
-    assert reading.count_chunks(conn, docs, only="embedding is not null") == 0
+    assert counting.count_chunks(conn, docs, only="embedding is not null") == 0
 
 
 def test_nan_is_recorded_as_a_failure_of_its_own_text(conn, docs, recorder):

@@ -9,7 +9,7 @@ from typing import Any
 from ..browsing import Browsed
 from ..domain import MAX_HITS, Hit, Index, Mode, Query
 from ..keys import Key, key_to_json
-from ..store.reading import Coverage
+from ..store.counting import Coverage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from ..functions import let_go
 from ..keys import Key, key_to_path
 from ..paid import PaidEmbedder
 from ..searching import embed_or_words
-from ..store import reading, source
+from ..store import counting, reading, source
 from ..store.transactions import mapped_errors, snapshot
 from ..vectors import Vector
 from . import site, visitors
@@ -62,7 +62,7 @@ async def ask(
         with mapped_errors(), snapshot(conn):
             return Answer(
                 index=index,
-                coverage=reading.coverage(conn, index),
+                coverage=counting.coverage(conn, index),
                 mode=query.mode,
                 query=query,
                 found=browse(conn, index, query, facets=facets),
@@ -89,7 +89,7 @@ async def find_similar(
             )
             return Answer(
                 index=index,
-                coverage=reading.coverage(conn, index),
+                coverage=counting.coverage(conn, index),
                 mode="semantic",
                 query=window,
                 found=found,
@@ -102,12 +102,12 @@ async def find_similar(
     return replace(await limited(datasette, db, read, turns=turns), took_ms=_since(started))
 
 
-async def coverage(datasette: Datasette, db: Database, index: Index) -> reading.Coverage:
+async def coverage(datasette: Datasette, db: Database, index: Index) -> counting.Coverage:
     """How much of the index can be found, for a page that asks nothing."""
 
-    def read(conn: sqlite3.Connection) -> reading.Coverage:
+    def read(conn: sqlite3.Connection) -> counting.Coverage:
         with mapped_errors():
-            return reading.coverage(conn, index)
+            return counting.coverage(conn, index)
 
     return await limited(datasette, db, read)
 
@@ -209,7 +209,7 @@ def _notices(db: Database, conn: sqlite3.Connection, index: Index, query: Query)
     notices = []
     if query.mode != "keyword" and not reading.has_vec(conn):
         notices.append("sqlite-vec is not loaded here: every vector is compared with the question, which takes longer")
-    if not db.is_mutable and (count := reading.count_pending(conn, index)):
+    if not db.is_mutable and (count := counting.count_pending(conn, index)):
         rows = "1 row is" if count == 1 else f"{count:,} rows are"
         notices.append(
             f"The file is served as immutable, so {rows} not searched with the current text until it is synced"

@@ -11,8 +11,8 @@ from datasette.database import Database
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import VecError
+from ..store import counting
 from ..store import jobs as table
-from ..store import reading
 from ..store.jobs import Job
 from . import page, permissions, site, views
 from .declared import obstacle
@@ -44,8 +44,8 @@ async def site_status_page(datasette: Datasette, request: Request) -> Response:
 async def _row(datasette: Datasette, db: Database, index: Index) -> dict[str, Any]:
     """An index in figures that are quick to find, and what is done for it."""
 
-    def read(conn: sqlite3.Connection) -> tuple[reading.Coverage, list[Job]]:
-        return reading.coverage(conn, index), table.of_index(conn, index.name)
+    def read(conn: sqlite3.Connection) -> tuple[counting.Coverage, list[Job]]:
+        return counting.coverage(conn, index), table.of_index(conn, index.name)
 
     row: dict[str, Any] = {
         "index": index.name,

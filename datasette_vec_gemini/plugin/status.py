@@ -20,8 +20,8 @@ from ..driver import sqlite3
 from ..errors import VecError
 from ..filling import FAILED, PENDING
 from ..paid import PaidEmbedder
+from ..store import counting, registry, usage
 from ..store import jobs as table
-from ..store import reading, registry, usage
 from ..store.jobs import Job
 from . import everywhere, forms, page, permissions, site, steering, views, visitors
 from .declared import obstacle
@@ -105,7 +105,7 @@ async def _found(
 
 def _chunks(conn: sqlite3.Connection, index: Index) -> dict[str, int]:
     """The chunks of a generation, each in one of three states."""
-    chunks, pending, failed = (reading.count_chunks(conn, index, only=only) for only in ("1", PENDING, FAILED))
+    chunks, pending, failed = (counting.count_chunks(conn, index, only=only) for only in ("1", PENDING, FAILED))
     return {"chunks": chunks, "embedded": chunks - pending - failed, "pending": pending, "failed": failed}
 
 
