@@ -72,7 +72,7 @@ _HOMES = {
     "paid": ("PaidEmbedder",),
     "placing": ("NewDocument",),
     "searching": ("embed", "embed_or_words", "search", "similar"),
-    "store.reading": ("count_pending",),
+    "store.counting": ("count_pending",),
     "store.registry": ("find_index", "indexes"),
     "syncing": ("Stop", "sync"),
 }
