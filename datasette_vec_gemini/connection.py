@@ -17,7 +17,7 @@ from .driver import sqlite3
 from .errors import DatabaseUnavailable, ExtensionUnavailable, InvalidSetting
 from .functions import Functions
 from .gate import Gate
-from .store.reading import has_vec
+from .store.reading import has_function, has_vec
 from .store.transactions import mapped_errors
 
 BUSY_SECONDS = 10.0
@@ -80,9 +80,7 @@ def prepare_lightly(conn: sqlite3.Connection) -> None:
     One that has the function keeps it: Datasette 1.0 makes sqlite-utils' `Database` of its own connections, on which
     the function asks who the visitor is.
     """
-    try:
-        conn.execute("select embed_gemini(null)").fetchone()
-    except sqlite3.OperationalError:  # no such function
+    if not has_function(conn, "embed_gemini"):
         Functions(_gate()).register_embed_gemini(conn)
     load_vec(conn, required=False)
 

@@ -327,8 +327,8 @@ def test_a_database_made_before_generations_were_kept_can_keep_them(conn, fake):
     before(conn)
     table(conn, 5)
     index = _created_without_migrating(conn)
-    sync(conn, index)
     assert "retired" not in conn.execute("select sql from sqlite_master where name = '_vec_indexes'").fetchone()[0]
+    sync(conn, index)
     made, _ = rebuild(conn, index, embedder=ONE, keep_old=True)
     assert generations(conn) == [(2, ONE, "active"), (1, TWO, "retired")]
     assert verify(conn, made) == []

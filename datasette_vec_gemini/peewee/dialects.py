@@ -6,6 +6,7 @@ on PostgreSQL, and in tests that bind it elsewhere.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peewee import ImproperlyConfigured, ModelAlias, PostgresqlDatabase, Proxy, SqliteDatabase
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..vector_index import DerivedIndex
     from ..vectors import Vector
+    from .fields import VectorField
     from .nearest import Nearest
 
 
@@ -33,8 +35,14 @@ class Dialect(Protocol):
     def from_column(self, value: Any) -> list[float]:
         """What the driver returned for a column, as Python's floats."""
 
-    def distance(self, column: Node, vector: Vector, metric: str) -> Node:
-        """The exact distance of a column from a vector: l2, cosine, or inner_product (negative, as pgvector's)."""
+    def distance(self, field: VectorField, other: Vector | Node, metric: str) -> Node:
+        """The exact distance of a field from a vector, or from what SQL calls one: l2, cosine, or inner_product.
+
+        The inner product is negative, as pgvector's. Where there is no vector to compare it is NULL.
+        """
+
+    def missing_last(self, distance: Node) -> Node:
+        """A distance that sorts after all others where it is NULL."""
 
     def create_index(self, database: Database, index: DerivedIndex, *, safe: bool) -> None:
         """Create the index of a table that exists; what is in the table is indexed too. `safe`: it may exist."""
@@ -46,20 +54,30 @@ class Dialect(Protocol):
         """Whether a key is one of the few that a select finds."""
 
     def nearest(self, query: Nearest) -> list[CTE]:
-        """The common table expressions that search; the last one, `near`, has one column: the keys that were found."""
+        """The common table expressions that search; the last one has one column: the keys that were found."""
 
 
 def dialect_of(database: Database) -> Dialect:
     """The dialect of a database. Raises ImproperlyConfigured."""
     if isinstance(database, SqliteDatabase):
-        from .sqlite import SqliteDialect
-
-        return SqliteDialect()
+        return _sqlite()
     if isinstance(database, PostgresqlDatabase):
-        from .postgres import PostgresDialect
-
-        return PostgresDialect()
+        return _postgres()
     raise ImproperlyConfigured(f"vectors live in SQLite or PostgreSQL, not in a {type(database).__name__}")
+
+
+@cache
+def _sqlite() -> Dialect:
+    from .sqlite import SqliteDialect
+
+    return SqliteDialect()
+
+
+@cache
+def _postgres() -> Dialect:
+    from .postgres import PostgresDialect
+
+    return PostgresDialect()
 
 
 def base(model: type[Model] | ModelAlias) -> type[Model]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from peewee import SQL, ColumnBase, Field, Node
 
+from ..errors import InvalidVector
 from ..vector_index import checked
 from ..vectors import Vector
 from .dialects import Dialect, bound_database, dialect_of
@@ -70,27 +72,52 @@ class VectorField(Field):
         """Peewee takes a list for several values; here it is one."""
         return other if other is None or isinstance(other, Node) else self.to_value(other)
 
-    def l2_distance(self, vector: Any) -> Distance:
+    def l2_distance(self, other: Any) -> Distance:
         """Euclidean distance."""
-        return Distance(self, vector, "l2")
+        return Distance(self, other, "l2")
 
-    def cosine_distance(self, vector: Any) -> Distance:
+    def cosine_distance(self, other: Any) -> Distance:
         """1 - cosine similarity: 0 for the same direction, 2 for the opposite one."""
-        return Distance(self, vector, "cosine")
+        return Distance(self, other, "cosine")
 
-    def max_inner_product(self, vector: Any) -> Distance:
+    def max_inner_product(self, other: Any) -> Distance:
         """The negative inner product, so that ascending order puts the greatest first."""
-        return Distance(self, vector, "inner_product")
+        return Distance(self, other, "inner_product")
 
 
 class Distance(ColumnBase):
-    """The distance of a column from a vector, as the database that the statement goes to spells it."""
+    """The distance of a column from a vector or another column, as the database of the statement spells it.
 
-    def __init__(self, field: VectorField, vector: Any, metric: str) -> None:
+    A row without a vector has none: it sorts last, and has None in Python. Raises InvalidVector.
+    """
+
+    def __init__(self, field: VectorField, other: Any, metric: str) -> None:
         self.field = field
         self.metric = metric
-        self.vector: Vector = checked(vector, field.dimensions, nonzero=metric == "cosine")
+        self.other = _other(field, other, nonzero=metric == "cosine")
+        self._converter = _finite
 
     def __sql__(self, ctx: Context) -> Context:
-        dialect = dialect_of(bound_database(self.field.model))
-        return ctx.sql(dialect.distance(self.field, self.vector, self.metric))
+        return ctx.sql(self._dialect.missing_last(self._plain))
+
+    @property
+    def _dialect(self) -> Dialect:
+        return dialect_of(bound_database(self.field.model))
+
+    @property
+    def _plain(self) -> Node:
+        """NULL where there is none."""
+        return self._dialect.distance(self.field, self.other, self.metric)
+
+
+def _other(field: VectorField, other: Any, *, nonzero: bool) -> Vector | Node:
+    if not isinstance(other, Node):
+        return checked(other, field.dimensions, nonzero=nonzero)
+    if isinstance(other, VectorField) and other.dimensions != field.dimensions:
+        raise InvalidVector(f"{other.name} has {other.dimensions} dimensions, and {field.name} {field.dimensions}")
+    return other
+
+
+def _finite(distance: float | None) -> float | None:
+    """SQLite's infinity, and PostgreSQL's NaN of a vector without direction, are no distance."""
+    return distance if distance is not None and math.isfinite(distance) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peewee import CTE, SCOPE_COLUMN, SQL, Join, ModelAlias, ModelSelect, Node
 
 from ..errors import InvalidQuery, shown
+from ..vector_index import checked
 from .dialects import base, bound_database, dialect_of
 from .fields import Distance, VectorField
 from .index import VectorIndex, indexes_of
@@ -16,7 +18,14 @@ from .index import VectorIndex, indexes_of
 if TYPE_CHECKING:
     from peewee import Context
 
-NEAR = "near"
+    from ..vectors import Vector
+
+# Before both stands `_vec_`, so that a filter may name any table.
+NEAREST = "_vec_nearest"
+FITS = "_vec_fits"
+
+ALL_ROWS = 1 << 40
+"""As many as any table has: what more is asked for would be no integer of the database."""
 
 
 def nearest(field: VectorField, vector: Any, k: int = 10, *, metric: str | None = None) -> Nearest:
@@ -25,22 +34,36 @@ def nearest(field: VectorField, vector: Any, k: int = 10, *, metric: str | None 
     The metric is that of the field's index; without an index all rows are scored, by cosine unless said otherwise.
     Rows without a vector are never found. Raises InvalidQuery, InvalidVector.
     """
-    if k < 1:
-        raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1")
+    wanted = _whole(k)
     indexes = [index for index in indexes_of(field) if metric in {None, index.metric}]
     if len(indexes) > 1:
         metrics = " and ".join(sorted(index.metric for index in indexes))
         raise InvalidQuery(f"{field.name} has {len(indexes)} indexes, of {metrics}: say which metric")
     index = indexes[0] if indexes else None
     own: str = index.metric if index else getattr(base(field.model)._meta, "metric", "cosine")
-    return Nearest(field, Score(field, vector, metric or own), k=k, index=index)
+    return Nearest(field, Score(field, vector, metric or own), k=wanted, index=index)
+
+
+def _whole(k: Any) -> int:
+    """A number of rows; NumPy's integers are some, True is none."""
+    try:
+        number = 0 if isinstance(k, bool) else operator.index(k)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1")
+    return min(number, ALL_ROWS)
 
 
 class Score(Distance):
     """The distance of rows that are found already: adding 0 keeps PostgreSQL from asking its index for them again."""
 
+    def __init__(self, field: VectorField, vector: Any, metric: str) -> None:
+        self.vector: Vector = checked(vector, field.dimensions, nonzero=metric == "cosine")
+        super().__init__(field, self.vector, metric)
+
     def __sql__(self, ctx: Context) -> Context:
-        return super().__sql__(ctx.literal("(")).literal(" + 0)")
+        return ctx.literal("(").sql(self._plain).literal(" + 0)")
 
 
 class Nearest(ModelSelect):
@@ -51,7 +74,7 @@ class Nearest(ModelSelect):
     sorted by that, and limit and offset are taken of them.
     """
 
-    def __init__(self, field: VectorField, distance: Distance, *, k: int, index: VectorIndex | None) -> None:
+    def __init__(self, field: VectorField, distance: Score, *, k: int, index: VectorIndex | None) -> None:
         model = field.model
         fields = model.get_field_aliases() if isinstance(model, ModelAlias) else model._meta.sorted_fields
         super().__init__(model, [*fields, distance.alias("distance")], is_default=True)
@@ -88,7 +111,7 @@ class Nearest(ModelSelect):
         query = ModelSelect(self.model, (self.key,)).where(self.field.is_null(False), *conditions)
         # A vector that has no distance, such as zero written by another program, is NULL here, and shown nowhere.
         ordered = query.order_by(self.distance.asc(nulls="LAST"), self.key)
-        return ordered.limit(self.depth).cte(NEAR, materialized=True)
+        return ordered.limit(self.depth).cte(NEAREST, materialized=True)
 
     @property
     def is_joined(self) -> bool:

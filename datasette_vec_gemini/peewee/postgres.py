@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peewee import Expression, ModelSelect, Value, fn
+from peewee import Expression, ModelSelect, Node, Value, fn
 
 from ..schema import quote_identifier
 from ..vector_index.hnsw import CREATE_EXTENSION, OPERATORS, Hnsw, from_text, to_text
 from .nearest import Pieces
 
 if TYPE_CHECKING:
-    from peewee import CTE, Database, Node, Select
+    from peewee import CTE, Database, Select
 
     from ..vector_index import DerivedIndex
     from ..vectors import Vector
+    from .fields import VectorField
     from .nearest import Nearest
 
 
@@ -37,9 +38,13 @@ class PostgresDialect:
         """A list of floats; what is no text, such as a distance, as it is."""
         return from_text(value) if isinstance(value, str) else value
 
-    def distance(self, column: Node, vector: Vector, metric: str) -> Expression:
+    def distance(self, field: VectorField, other: Vector | Node, metric: str) -> Expression:
         """One of pgvector's operators."""
-        return Expression(column, OPERATORS[metric], parameter(vector))
+        return Expression(field, OPERATORS[metric], other if isinstance(other, Node) else parameter(other))
+
+    def missing_last(self, distance: Node) -> Node:
+        """PostgreSQL sorts NULL, and the NaN of a vector without direction, last."""
+        return distance
 
     def create_index(self, database: Database, index: DerivedIndex, *, safe: bool) -> None:
         """HNSW. Raises ValueError when the vectors are too long for it."""

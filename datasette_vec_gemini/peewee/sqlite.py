@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
-from peewee import SQL, Expression, ImproperlyConfigured, ModelSelect, Node, OperationalError, Value, fn
+from peewee import SQL, Case, Expression, Field, ImproperlyConfigured, ModelSelect, Node, OperationalError, Value, fn
 
 from ..schema import quote_identifier
 from ..vector_index.candidates import DISTANCES, MAX_CODES
 from ..vectors import Vector, pack, unpack
 from .database import VectorSqliteMixin
-from .nearest import NEAR, Pieces
+from .dialects import base
+from .nearest import FITS, NEAREST, Pieces
 from .vec0 import Vec0Model
 
 if TYPE_CHECKING:
@@ -45,11 +48,20 @@ class SqliteDialect:
         """A list of floats; what is no BLOB, such as a distance, as it is."""
         return unpack(bytes(value)).tolist() if isinstance(value, bytes | memoryview) else value
 
-    def distance(self, column: Node, vector: Vector, metric: str) -> Node:
-        """A function of sqlite-vec's or of ours."""
-        function = getattr(fn, DISTANCES[metric])
-        expression: Node = function(column, parameter(vector), coerce=False)
-        return expression
+    def distance(self, field: VectorField, other: Vector | Node, metric: str) -> Node:
+        """A function of sqlite-vec's or of ours, which both fail for what is no vector."""
+        sides: list[Node] = [field, other if isinstance(other, Node) else parameter(other)]
+        distance: Node = getattr(fn, DISTANCES[metric])(*sides, coerce=False)
+        doubtful = [side for side in sides if not isinstance(side, Value) and not _is_of_vec0(side)]
+        if not doubtful:
+            return distance
+        conditions = [usable(side, field.dimensions) for side in doubtful]
+        return Case(None, [(reduce(and_, conditions), distance)])
+
+    def missing_last(self, distance: Node) -> Node:
+        """SQLite sorts NULL first; infinity stands where PostgreSQL sorts it."""
+        last: Node = fn.coalesce(distance, SQL("9e999"), coerce=False)
+        return last
 
     def create_index(self, database: Database, index: DerivedIndex, *, safe: bool) -> None:
         """A vec0 table, triggers, and the rows that the table has."""
@@ -70,11 +82,11 @@ class SqliteDialect:
         if isinstance(query.model, type) and issubclass(query.model, Vec0Model):
             return [_nearest_in_vec0(query)]
         tables: list[CTE] = []
-        conditions = [usable(query.field)]
+        conditions: list[Node] = []
         matching = query.matching()
         if matching is not None and query.is_joined:
             # Asked twice below: a table of keys is quicker to ask than a join.
-            tables = [matching.cte("fits", materialized=True)]
+            tables = [matching.cte(FITS, materialized=True)]
             matching = tables[0].select(SQL("*"))
             conditions.append(query.key.in_(matching))
         elif matching is not None:
@@ -91,9 +103,14 @@ def parameter(vector: Vector) -> Value:
     return Value(pack(vector), converter=False)
 
 
-def usable(field: VectorField) -> Expression:
-    """Whether what the column holds, which any program may have written, is a vector of the field's."""
-    return (fn.typeof(field) == "blob") & (fn.length(field) == 4 * field.dimensions)
+def usable(side: Node, dimensions: int) -> Expression:
+    """Whether what a column holds, which any program may have written, is a vector of so many dimensions."""
+    return (fn.typeof(side) == "blob") & (fn.length(side) == 4 * dimensions)
+
+
+def _is_of_vec0(side: Node) -> bool:
+    """vec0 holds nothing but vectors, and is slow to be asked for each."""
+    return isinstance(side, Field) and issubclass(base(side.model), Vec0Model)
 
 
 def _nearest_in_vec0(query: Nearest) -> CTE:
@@ -106,4 +123,4 @@ def _nearest_in_vec0(query: Nearest) -> CTE:
     knn = SQL(
         f"{quote_identifier(query.field.column_name)} MATCH ? AND k = ?", [pack(query.distance.vector), query.depth]
     )
-    return ModelSelect(query.model, (query.key,)).where(knn, *conditions).cte(NEAR, materialized=True)
+    return ModelSelect(query.model, (query.key,)).where(knn, *conditions).cte(NEAREST, materialized=True)

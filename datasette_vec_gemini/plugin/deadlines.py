@@ -25,8 +25,9 @@ PAGE_SECONDS = 15.0
 """Longer than all that a page waits for by itself: its turn, SQL within its limit, a lock, a model."""
 BRIEF_SECONDS = 2.0
 
-_is_asking: ContextVar[bool] = ContextVar("datasette_vec_gemini_is_asking", default=False)
-"""Whether the request has its turn: what it asks of Datasette's own client is part of it."""
+_turn: ContextVar[asyncio.Event | None] = ContextVar("datasette_vec_gemini_turn", default=None)
+"""The turn of the request, set when it is over: what it asks of Datasette's own client meanwhile is part of it. A
+connection's next request is not, though servers start it in the same context."""
 
 
 def within(page: Page, seconds: float = PAGE_SECONDS) -> Page:
@@ -63,27 +64,50 @@ def guard(datasette: Datasette, app: App) -> App:
     """Wrap an ASGI application: visitors' SQL that searches takes turns, and our 503s say when to come again.
 
     Such a statement holds one of Datasette's threads for SQL up to its time limit, and three of them would hold all.
+    The turn is over when its first rows are there: who reads them slowly keeps nobody from theirs.
     """
 
     async def guarding(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await app(scope, receive, send)
-        if "/-/vec" in scope["path"]:
-            return await app(scope, receive, partial(_inviting, send))
-        if _is_asking.get() or "semantic_search" not in unquote_plus(scope["query_string"].decode("latin-1")).lower():
-            return await app(scope, receive, send)
+        if not _needs_turn(scope):
+            is_ours = scope["type"] == "http" and "/-/vec" in scope["path"]
+            return await app(scope, receive, partial(_inviting, send) if is_ours else send)
+        over = asyncio.Event()
+
+        async def telling(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                over.set()
+            await send(message)
+
+        async def answer() -> None:
+            _turn.set(over)
+            try:
+                await app(scope, receive, telling)
+            finally:
+                over.set()
+
+        answering: list[asyncio.Task[None]] = []
 
         async def ask() -> None:
-            _is_asking.set(True)
-            await app(scope, receive, send)
+            answering.append(asyncio.create_task(answer()))
+            await over.wait()
 
         try:
-            await site.of(datasette).lasting.take(ask)
+            await site.of(datasette).searching_sql.take(ask)
         except Busy as error:
             form = "json" if scope["path"].endswith(".json") else "csv"
             await views.failure(str(error), 503, form).asgi_send(partial(_inviting, send))
+        else:
+            await answering[0]
 
     return guarding
+
+
+def _needs_turn(scope: Scope) -> bool:
+    if scope["type"] != "http" or "/-/vec" in scope["path"]:
+        return False
+    outer = _turn.get()
+    asked = unquote_plus(scope.get("query_string", b"").decode("latin-1")).lower()
+    return "semantic_search" in asked and scope["method"] != "POST" and (outer is None or outer.is_set())
 
 
 async def _inviting(send: Send, message: Any) -> None:

@@ -29,7 +29,7 @@ from ..store.transactions import mapped_errors, snapshot
 from ..vectors import Vector
 from . import site, visitors
 from .answers import Answer
-from .turns import Turns
+from .turns import Busy, Turns
 
 _T = TypeVar("_T")
 
@@ -155,8 +155,10 @@ async def embedded(
 
     No model holds one of Datasette's few SQL threads.
     """
+    if query.mode == "keyword":
+        return query, []
     own = site.of(datasette)
-    allowed = query.mode != "keyword" and await visitors.may_embed_async(datasette, request)
+    allowed = await visitors.may_embed_async(datasette, request)
 
     def ask(model: Embedder, text: str) -> Vector:
         if not isinstance(model, PaidEmbedder):
@@ -170,11 +172,15 @@ async def embedded(
             own.gate.note(error)
             raise
 
-    is_paid = query.mode != "keyword" and await asyncio.to_thread(_is_paid, datasette, index)
     work = partial(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
-    if is_paid:
+    if await asyncio.to_thread(_is_paid, datasette, index):
         return await asyncio.get_running_loop().run_in_executor(own.threads, work)
-    return await own.embedding.take(partial(asyncio.to_thread, work))
+    try:
+        return await own.embedding.take(partial(asyncio.to_thread, work))
+    except Busy as error:
+        if query.mode == "semantic":
+            raise
+        return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
 
 
 def _since(started: float) -> float:

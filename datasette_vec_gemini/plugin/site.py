@@ -36,8 +36,8 @@ class Site:
     `fault` is what is wrong with its settings; then nothing that costs money works. On `threads` the pages wait
     for paid models: asyncio's own are few, and twenty visitors of a service that is down would wait for each other.
     What costs much takes turns, so that one of Datasette's three threads for SQL is left to other pages: `searching`,
-    and `lasting` what takes longer, which is to count what an index holds, and visitors' own SQL that searches. One
-    question at a time is embedded by a model on this machine, which uses all of its processors: `embedding`.
+    `lasting` what takes longer, which is to count what an index holds, and `searching_sql` visitors' own. One question
+    at a time is embedded by a model on this machine, which uses all of its processors: `embedding`.
     `declarations` are those of each database; `problems` has by database and index what is not as declared, and why.
     """
 
@@ -65,6 +65,7 @@ class Site:
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vec-embed")
         self.searching = Turns(max(1, datasette.setting("num_sql_threads") - 2))
         self.lasting = Turns(1)
+        self.searching_sql = Turns(1)
         self.embedding = Turns(1)
         self._warming: threading.Thread | None = None
         self._lock = threading.Lock()

@@ -45,7 +45,11 @@ class Turns:
         Who gives up does not end the turn, which lasts until the work is done: its thread cannot be stopped.
         """
         await self._come()
-        task = asyncio.ensure_future(work())
+
+        async def working() -> _T:
+            return await work()
+
+        task = asyncio.ensure_future(working())
         task.add_done_callback(self._end)
         return await asyncio.shield(task)
 

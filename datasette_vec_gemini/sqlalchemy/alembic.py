@@ -38,6 +38,7 @@ from sqlalchemy.schema import SchemaItem
 
 from .. import vector_index
 from ..driver import sqlite3
+from ..errors import UsageError
 from ..vector_index.candidates import REGISTRY
 from .engine import on_driver
 from .index import VectorIndex
@@ -146,6 +147,8 @@ class DropVectorIndex(MigrateOperation):
 
 @Operations.implementation_for(CreateVectorIndex)
 def _create(operations: Operations, operation: CreateVectorIndex) -> None:
+    if operations.get_context().as_sql:
+        raise _needs_database("create_vector_index", operation.name, "the key of its table")
     bind = operations.get_bind()
     column: Column[Any] = Column(operation.column, Vector(operation.dimensions))
     table = Table(operation.table, MetaData(), column, autoload_with=bind)
@@ -154,11 +157,19 @@ def _create(operations: Operations, operation: CreateVectorIndex) -> None:
 
 @Operations.implementation_for(DropVectorIndex)
 def _drop(operations: Operations, operation: DropVectorIndex) -> None:
-    bind = operations.get_bind()
-    if bind.dialect.name == "sqlite":
-        on_driver(bind, partial(_drop_derived, operation.name))
-    else:
+    migration = operations.get_context()
+    if migration.dialect.name != "sqlite":
         operations.drop_index(operation.name, table_name=operation.table, if_exists=True)
+    elif migration.as_sql:
+        raise _needs_database("drop_vector_index", operation.name, "what belongs to it")
+    else:
+        on_driver(operations.get_bind(), partial(_drop_derived, operation.name))
+
+
+def _needs_database(operation: str, name: str, what: str) -> UsageError:
+    return UsageError(
+        f"{operation} of {name!r} asks the database for {what}, and with --sql there is none: run the migration without"
+    )
 
 
 def _drop_derived(name: str, conn: sqlite3.Connection) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError
 
 from .. import vector_index
 from ..driver import sqlite3
@@ -59,16 +61,28 @@ def register_vector(engine: _E) -> _E:
         _take_driver(sync_engine)
         event.listen(sync_engine, "connect", _prepare)
         event.listen(sync_engine, "checkin", _catch_up)
+        event.listen(sync_engine, "handle_error", _tell_of_missing_index)
     return engine
 
 
 def on_driver(connection: Connection, work: Callable[[Any], _R]) -> _R:
     """Do something with the driver's own connection; that of aiosqlite lives in a thread, and the work goes there.
 
-    SQLite's errors about the file come out as ours.
+    SQLite's errors about the file come out as ours. Raises ExtensionUnavailable where nobody registered the engine.
     """
-    with mapped_errors():
-        return _run(connection.connection.dbapi_connection, work)
+    dbapi: Any = connection.dialect.loaded_dbapi
+    try:
+        with mapped_errors():
+            return _run(connection.connection.dbapi_connection, work)
+    except (ExtensionUnavailable, dbapi.Error) as error:
+        # An engine that is not registered may be of another SQLite library, and so are its errors.
+        cause = error.__cause__ if isinstance(error, ExtensionUnavailable) else error
+        if not str(cause).startswith(("no such module: vec0", "no such function: vec_")):
+            raise
+        raise ExtensionUnavailable(
+            "the connections of this engine have no sqlite-vec: call register_vector(engine) where it is made, or make "
+            "it with datasette_vec_gemini.sqlalchemy.create_engine"
+        ) from cause
 
 
 def _run(connection: DBAPIConnection | None, work: Callable[[Any], _R]) -> _R:
@@ -132,3 +146,16 @@ def _catch_up(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) ->
         if driver is not None and driver.total_changes != entry.info.get(_CAUGHT_UP):
             _run(connection, vector_index.catch_up)
             entry.info[_CAUGHT_UP] = driver.total_changes
+
+
+def _tell_of_missing_index(context: ExceptionContext) -> Exception | None:
+    """The same error, in words that help; a statement of `nearest` is known by what it names."""
+    wrapped, statement = context.sqlalchemy_exception, context.statement
+    missing = re.fullmatch("no such table: (.+)_dirty", str(context.original_exception))
+    if not isinstance(wrapped, DBAPIError) or not missing or "_vec_plan" not in (statement or ""):
+        return None
+    original = type(context.original_exception)(
+        f"the vector index {missing[1]!r} is declared, but not in this file: metadata.create_all(engine) makes it, "
+        "also where the table is there already"
+    )
+    return type(wrapped)(statement, wrapped.params, original, hide_parameters=wrapped.hide_parameters)

@@ -10,7 +10,7 @@ from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.schema import DDL
 
 from .. import vector_index
-from ..errors import ExtensionUnavailable, InvalidKey, InvalidName, InvalidSetting, shown
+from ..errors import InvalidKey, InvalidName, InvalidSetting, shown
 from ..schema import affinity
 from ..vector_index import DerivedIndex
 from .engine import on_driver
@@ -159,13 +159,7 @@ def _create(index: VectorIndex, connection: Connection | MockConnection, **_: An
     if not isinstance(connection, Connection):
         _tell(connection, index.derived.create_statements())
         return
-    try:
-        on_driver(connection, index.derived.create)
-    except ExtensionUnavailable as error:
-        raise ExtensionUnavailable(
-            "the connections of this engine have no sqlite-vec: call register_vector(engine) where it is made, or make "
-            "it with datasette_vec_gemini.sqlalchemy.create_engine"
-        ) from error
+    on_driver(connection, index.derived.create)
 
 
 def _drop(index: VectorIndex, connection: Connection | MockConnection, **_: Any) -> None:

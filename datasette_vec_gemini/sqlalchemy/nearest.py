@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, Select, Table, bindparam, select
+import numpy as np
+from sqlalchemy import Boolean, ColumnClause, Select, Table, TextClause, bindparam, select
 from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import QueryableAttribute
@@ -14,13 +15,13 @@ from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement, Label, _label_reference
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import FromClause, Join
+from sqlalchemy.sql.selectable import Alias, FromClause, Join
 from sqlalchemy.sql.visitors import InternalTraversal
 
 from ..errors import InvalidQuery, shown
 from ..vector_index import DerivedIndex, checked
 from .index import VectorIndex, vector_indexes
-from .types import CosineDistance, Distance, L2Distance, MaxInnerProduct, Vector
+from .types import CosineDistance, Distance, L2Distance, MaxInnerProduct, Vector, as_printed
 
 if TYPE_CHECKING:
     from sqlalchemy import Column
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _DISTANCES = {distance.metric: distance for distance in (CosineDistance, L2Distance, MaxInnerProduct)}
 _KEEPS_ORDER = (operators.asc_op, operators.nulls_first_op, operators.nulls_last_op)
+_SELECTED_BY_EXISTS = {"1", "*"}
 ALL_ROWS = 1 << 40
 """How many rows a statement without LIMIT wants."""
 
@@ -47,8 +49,7 @@ def nearest(
     whenever k rows match. `.limit()` and `.offset()` turn pages, as in any select. Rows without a vector are never
     found. `metric` is needed only where a column has several indexes. Raises InvalidQuery, InvalidVector.
     """
-    if k < 1:
-        raise InvalidQuery(f"k is {k}: it has to be a whole number from 1")
+    limit = _whole(k)
     entity, expression = _entity(column)
     index = _index(expression, metric)
     kind: Vector = expression.type
@@ -56,12 +57,22 @@ def nearest(
     wanted = bindparam(None, asked, type_=Vector(kind.dimensions), unique=True)
     distance = _DISTANCES[index.metric](expression, wanted).label("distance")
     key = expression.table.corresponding_column(index.key)
+    if key is None:
+        raise InvalidQuery(
+            f"{expression.table} has no column of {index.key}, by which the rows are found: select it too"
+        )
     return (
         select(*entity, distance)
         .where(Candidates(index.derived, key, expression, wanted), *where)
         .order_by(distance, key)
-        .limit(k)
+        .limit(limit)
     )
+
+
+def _whole(k: object) -> int:
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1")
+    return int(k)
 
 
 def _entity(column: Any) -> tuple[Sequence[Any], Any]:
@@ -137,7 +148,7 @@ class Search:
         if not entry["asfrom_froms"].issuperset(entry["compile_state"].froms):
             raise CompileError("nearest() cannot be correlated: SQLite searches once for all rows around it")
         froms = [_without_idle_joins(each, conditions) for each in entry["compile_state"].froms]
-        is_filtered = bool(conditions) or froms != [key.table]
+        is_filtered = bool(conditions) or froms != [key.table] or not _is_whole(key.table)
         return cls(
             wanted=_wanted(statement, element.index.metric, vector),
             matching=_select_keys(key, froms, conditions) if is_filtered else None,
@@ -165,10 +176,29 @@ def _contains(clause: ClauseElement, element: ClauseElement) -> bool:
     return any(each is element for each in visitors.iterate(clause))
 
 
+def _is_whole(source: FromClause) -> bool:
+    """Whether a table or an alias has all rows of the table, as a subquery under an alias need not."""
+    return isinstance(source.element if isinstance(source, Alias) else source, Table)
+
+
+def has_text(condition: ClauseElement) -> bool:
+    """Whether a condition holds SQL as text, which may name any column of any table."""
+    return any(
+        isinstance(each, TextClause)
+        or (isinstance(each, ColumnClause) and each.table is None and each.name not in _SELECTED_BY_EXISTS)
+        for each in visitors.iterate(condition)
+    )
+
+
 def _without_idle_joins(source: FromClause, conditions: Sequence[ClauseElement]) -> FromClause:
     """Without outer joins that no condition refers to, such as those that load relationships: they filter nothing."""
+    if any(has_text(condition) for condition in conditions):
+        return source
     used = {each.table for condition in conditions for each in visitors.iterate(condition) if hasattr(each, "table")}
-    while isinstance(source, Join) and source.isouter and not source.full and source.right not in used:
+    # What is joined may be a join itself: to a class of two tables, or through the table between many and many.
+    while (
+        isinstance(source, Join) and source.isouter and not source.full and used.isdisjoint(source.right._from_objects)
+    ):
         source = source.left
     return source
 
@@ -180,11 +210,26 @@ def _select_keys(key: Any, froms: Sequence[FromClause], conditions: Sequence[Col
     return statement.correlate(None)
 
 
+compiles(Candidates)(as_printed)
+
+
 @compiles(Candidates, "sqlite")
 def _candidates_on_sqlite(element: Candidates, compiler: SQLCompiler, **options: Any) -> str:
     search = Search.around(element, compiler)
     key, column, vector = (compiler.process(part, **options) for part in element.parts)
+    if _is_elsewhere(element, compiler):
+        return element.index.present(column)
     wanted = str(ALL_ROWS) if search.wanted is None else compiler.process(search.wanted, **options)
     matching = None if search.matching is None else compiler.process(search.matching, **options)
     keys = "".join(element.index.candidates(vector, wanted, matching))
     return f"{key} IN ({keys}) AND {element.index.present(column)}"
+
+
+def _is_elsewhere(element: Candidates, compiler: SQLCompiler) -> bool:
+    """Whether the table can be one of another file than main, which has the index: then all its rows are compared.
+
+    A compiled statement serves other translations of schemas too, so that the names are what matters.
+    """
+    translated = compiler.schema_translate_map or ()
+    schemas = {column.table.schema for column in element.parts[0].base_columns if isinstance(column.table, Table)}
+    return bool(translated) and (None in translated or schemas != {None})

@@ -18,7 +18,7 @@ from .. import entities
 from ..chunking import placeholders, respell
 from ..domain import Embedder, Hit, Index, Mode, Quantize, Query, SyncReport
 from ..entities import Semantic
-from ..errors import ColumnNotFound, InvalidKey, UsageError, shown
+from ..errors import ColumnNotFound, InvalidKey, InvalidQuery, UsageError, shown
 from ..schema import source_key
 from .engine import on_driver
 
@@ -47,7 +47,7 @@ def semantic(
     it; for a table that is there already the first sync or search makes it. Triggers queue what any program writes.
     Raises ColumnNotFound, InvalidKey, InvalidName.
     """
-    mapper: Mapper[Any] = inspect(entity)
+    mapper = _mapper(entity)
     named = [attribute if isinstance(attribute, str) else attribute.key for attribute in columns]
     found = {each: _column(mapper, each) for each in (*named, *(placeholders(template) if template else ()))}
     tables = {column.table for column in found.values()}
@@ -126,6 +126,8 @@ def search_entities(
     nobody has allowed. What the session itself has not committed is flushed and found by words at once, by meaning
     after the commit. Raises UsageError, EmbedderError, DatabaseUnavailable.
     """
+    if not isinstance(question, str):
+        raise InvalidQuery(f"the question is {shown(question)}: it has to be text")
     query = Query(question, k=k, mode=mode, offset=offset)
     declared, session = _declared(entity), _checked(session, entity)
     if session.autoflush:
@@ -142,8 +144,15 @@ def search_entities(
 
 
 def _declared(entity: type[Any]) -> Semantic:
-    mapper: Mapper[Any] = inspect(entity)
-    return entities.declared(entity, "sqlalchemy", [each.name for each in mapper.tables])
+    return entities.declared(entity, "sqlalchemy", [each.name for each in _mapper(entity).tables])
+
+
+def _mapper(entity: type[Any]) -> Mapper[Any]:
+    """Of a mapped class. Raises UsageError for anything else."""
+    mapper = inspect(entity, raiseerr=False)
+    if not isinstance(mapper, Mapper):
+        raise UsageError(f"{shown(entity)} is no mapped class: give the class itself, not an alias or a table of it")
+    return mapper
 
 
 def _checked(session: Session | scoped_session[Any], entity: type[Any]) -> Session:

@@ -6,8 +6,9 @@ import math
 from typing import Any, ClassVar
 
 from sqlalchemy import Dialect, Float, bindparam
+from sqlalchemy.exc import UnsupportedCompilationError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.compiler import SQLCompiler, StrSQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
@@ -149,6 +150,14 @@ class Vector(TypeDecorator[list[float]]):
             return bindparam(None, other, type_=Vector(kind.dimensions, nonzero=nonzero), unique=True)
 
     comparator_factory = Comparator
+
+
+@compiles(Distance)
+def as_printed(element: FunctionElement[Any], compiler: SQLCompiler, **options: Any) -> str:
+    """How `str()` shows what each database spells otherwise; other databases than ours are refused."""
+    if not isinstance(compiler, StrSQLCompiler):
+        raise UnsupportedCompilationError(compiler, type(element))
+    return compiler.visit_function(element, **options)  # type: ignore[arg-type]  # any FunctionElement
 
 
 @compiles(Distance, "sqlite")

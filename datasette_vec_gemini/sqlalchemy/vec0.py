@@ -25,11 +25,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.sql import coercions, roles, visitors
 from sqlalchemy.sql.compiler import DDLCompiler
+from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 
 from ..errors import InvalidName, InvalidQuery, InvalidSetting, shown
 from ..vector_index import checked
 from ..vector_index.candidates import MAX_CODES
+from .nearest import has_text
 from .types import Vector
 
 if TYPE_CHECKING:
@@ -118,15 +121,21 @@ class Vec0Table(Table):
         `among` is a select of the keys to search in, `where` are conditions on columns of this table: both act inside
         the search, which conditions on what is joined do not. Raises InvalidQuery, InvalidVector.
         """
-        if not 1 <= k <= MAX_CODES:
-            raise InvalidQuery(f"k is {k}: it has to be a whole number from 1 to {MAX_CODES:,}, vec0's limit")
+        if type(k) is not int or not 1 <= k <= MAX_CODES:
+            raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1 to {MAX_CODES:,}, vec0's limit")
         (key,) = self.primary_key
         column = self.vectors
         kind: Any = column.type
         asked = bindparam(None, checked(vector, kind.dimensions, nonzero=kind.nonzero), type_=kind, unique=True)
+        # Of conditions on the key vec0 takes only a list of keys into the search.
+        conditions: list[Any] = [coercions.expect(roles.WhereHavingRole, condition) for condition in where]
+        of_key = [condition for condition in conditions if _names(condition, key)]
+        others = [condition for condition in conditions if not _names(condition, key)]
         statement = select(key, cast(self.c.distance, Float).label("distance")).where(
-            column.op("MATCH", is_comparison=True)(asked), self.c.k == k, *where
+            column.op("MATCH", is_comparison=True)(asked), self.c.k == k, *others
         )
+        if of_key:
+            statement = statement.where(key.in_(select(key).where(*of_key).correlate(None)))
         if among is not None:
             statement = statement.where(key.in_(among))
         # Materialised, so that no LIMIT around it gets in: vec0 takes that or k.
@@ -141,6 +150,13 @@ class Vec0Table(Table):
                 f"{self.name}.{column.name}: vec0 has no {column.type!r} for that; keep it in another table"
             )
         return f"{kind} primary key" if column.primary_key else kind
+
+
+def _names(condition: ClauseElement, key: Column[Any]) -> bool:
+    """Whether a condition refers to the key, or may."""
+    return has_text(condition) or any(
+        isinstance(each, ColumnElement) and each.shares_lineage(key) for each in visitors.iterate(condition)
+    )
 
 
 def _refuse_elsewhere(table: Vec0Table, connection: Connection, **_: Any) -> None:

@@ -23,13 +23,15 @@ class StoredChunk:
     chunk: Chunk
 
 
+def has_function(conn: sqlite3.Connection, name: str) -> bool:
+    """Whether this connection has a SQL function of this name."""
+    sql = "select exists (select 1 from pragma_function_list where name = ?)"
+    return bool(conn.execute(sql, [name]).fetchone()[0])
+
+
 def has_vec(conn: sqlite3.Connection) -> bool:
     """Whether this connection has sqlite-vec."""
-    try:
-        conn.execute("select vec_version()")
-    except sqlite3.OperationalError:
-        return False
-    return True
+    return has_function(conn, "vec_version")
 
 
 def has_codes(conn: sqlite3.Connection, index: Index) -> bool:

@@ -9,6 +9,10 @@ _vec_derived one row for each such index: what it was made of, how many rows it 
 `candidates` is the SQL of a search: filters act inside it, rows that are not folded in yet stand beside vec0's answer,
 and whatever makes vec0 unfit (triggers that vanished, another definition, too many changes, too few rows) turns the
 same statement into an exact scan. So an answer never depends on `sync`; only its speed does.
+
+Two things pass the triggers by. A row that `or replace` deletes for another unique column leaves its code behind, which
+no answer shows and `sync` clears away. Keys of another type than the index's, such as a BLOB among texts, get no code:
+among texts they stay noted, so that searches find them; among integers they are left out.
 """
 
 from __future__ import annotations
@@ -171,6 +175,7 @@ class DerivedIndex:
         )
         code = {"float32": "float", "int8": "int8", "bit": "bit"}[self.quantize]
         insert, update, delete = map(quote_identifier, self.triggers)
+        fit, old, new = (folding.fits(self, f"{row}.{key}") for row in ("t", "old", "new"))
         missing = f"(select {candidates.triggers_installed(self)} < 3 as some) as missing"
         return [
             f"""create table if not exists {REGISTRY} (
@@ -192,18 +197,20 @@ using vec0(id {self.key_type} primary key, embedding {code}[{self.dimensions}])"
             f"create table if not exists {dirty} (id {self.key_type} primary key)",
             # A cross join, so that no table is read through for a condition that is false.
             f"""insert into {dirty} (id)
-select t.{key} from {missing} cross join {table} as t where missing.some and t.{key} is not null
+select t.{key} from {missing} cross join {table} as t where missing.some and {fit}
 union
 select v.id from {missing} cross join {index} as v where missing.some
 on conflict do nothing""",
-            f"""create trigger if not exists {insert} after insert on {table} begin
+            f"""create trigger if not exists {insert} after insert on {table} when {new} begin
     insert into {dirty} (id) values (new.{key}) on conflict do nothing;
 end""",
-            f"""create trigger if not exists {update} after update of {key}, {column} on {table} begin
-    insert into {dirty} (id) values (old.{key}) on conflict do nothing;
-    insert into {dirty} (id) values (new.{key}) on conflict do nothing;
+            # Not `update of`, which neither rowid nor the sources of a generated column would fire.
+            f"""create trigger if not exists {update} after update on {table}
+when old.{key} is not new.{key} or old.{column} is not new.{column} begin
+    insert into {dirty} (id) select old.{key} where {old} on conflict do nothing;
+    insert into {dirty} (id) select new.{key} where {new} on conflict do nothing;
 end""",
-            f"""create trigger if not exists {delete} after delete on {table} begin
+            f"""create trigger if not exists {delete} after delete on {table} when {old} begin
     insert into {dirty} (id) values (old.{key}) on conflict do nothing;
 end""",
             f"""insert into {REGISTRY}
@@ -257,17 +264,21 @@ on conflict do nothing""",
         return units
 
     def create(self, conn: sqlite3.Connection) -> None:
-        """Create what is missing; what was made by another definition is made anew. Rows are folded in by `sync`."""
+        """Create what is missing; what was made by another definition is made anew. Rows are folded in by `sync`.
+
+        Raises IndexExists where something else has one of its names, TableNotFound, ColumnNotFound.
+        """
         folding.create(conn, self)
 
     def drop(self, conn: sqlite3.Connection) -> None:
-        """Leave nothing of the index in the database."""
+        """Leave nothing of the index in the database; what the registry does not list for its table is not its own."""
         folding.drop(conn, self)
 
     def sync(self, conn: sqlite3.Connection) -> int:
         """Fold the changed rows into vec0, in short transactions (in savepoints of one that is open); tells how many.
 
-        What is missing is created, so it also repairs an index whose triggers were dropped by a migration.
+        What is missing is created, so it also repairs an index whose triggers were dropped by a migration. Raises as
+        `create`.
         """
         return folding.sync(conn, self)
 
@@ -293,6 +304,8 @@ def prepare(conn: sqlite3.Connection) -> None:
     """
     conn.execute(f"pragma mmap_size = {connection.MMAP_BYTES}").fetchone()
     connection.load_vec(conn)
+    if hasattr(conn, "enable_load_extension"):  # somebody else may have loaded sqlite-vec and left it on
+        conn.enable_load_extension(False)
     folding.register(conn)
 
 
@@ -307,14 +320,20 @@ def stored(conn: sqlite3.Connection) -> Sequence[DerivedIndex]:
 
 
 def sync(conn: sqlite3.Connection) -> int:
-    """`DerivedIndex.sync` for every derived index of the database; tells how many rows were folded in."""
-    return sum(index.sync(conn) for index in stored(conn))
+    """`DerivedIndex.sync` for every derived index of the database; tells how many rows were folded in.
+
+    An index whose table is gone goes too, and one whose table was renamed goes with it. The first error is raised when
+    all the others are synced.
+    """
+    folding.settle(conn, stored(conn))
+    return folding.sync_each(conn, stored(conn))
 
 
 def catch_up(conn: sqlite3.Connection, *, waiting: int = 1) -> None:
     """`sync` after somebody's commit: what cannot be folded in now is left to a later one, and only logged.
 
-    An index that fewer than `waiting` rows wait for is left alone.
+    An index that fewer than `waiting` rows wait for is left alone. Where triggers are missing they are made again, and
+    the rows, all of which have to be folded in then, are left to a later commit or `sync`.
     Does nothing within a transaction, and does not wait for a writer that holds the lock: its own commit is followed by
     a catching up, which sees everything that was committed before.
     """

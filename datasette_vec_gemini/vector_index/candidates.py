@@ -50,7 +50,8 @@ def select(index: DerivedIndex, *, filtered: bool) -> str:
 _vec_plan as materialized (
     select asked.wanted, derived.scale, min({MAX_CODES}, asked.wanted * {index.oversample} + changed.coded) as depth,
         asked.wanted + changed.coded > {MAX_CODES} or changed.rows > {MAX_CODES}
-        or derived.definition is not {literal(index.definition)} or {rows} <= {index.exact_rows}
+        or derived.definition is not {literal(index.definition)}
+        or lower(derived."table") is not lower({literal(index.table)}) or {rows} <= {index.exact_rows}
         or {triggers_installed(index)} < 3 as exact
     from (select {WANTED} as wanted) as asked cross join _vec_changed as changed
     left join {REGISTRY} as derived on derived.name = {literal(index.name)}

@@ -1,23 +1,26 @@
 """Bringing a derived vec0 index up to its column: creating it, folding changed rows in; its SQL functions.
 
 A fold is a short write transaction: it takes some of the keys that the triggers noted, reads their vectors, replaces
-their codes and forgets the keys. Rows that are gone, hold no vector, or hold what no index can use leave vec0.
+their codes and forgets the keys. Rows that are gone, hold no vector, or hold what no index can use leave vec0. What has
+a name of the index but is not in the registry is somebody else's, and never touched.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..driver import sqlite3
+from ..errors import ColumnNotFound, IndexExists, TableNotFound, shown
 from ..schema import quote_identifier
 from ..store.transactions import transaction
 from ..vectors import Vector, int8_scale, quantise_int8
-from .candidates import REGISTRY, triggers_installed
+from .candidates import REGISTRY, literal, present, triggers_installed
 
 if TYPE_CHECKING:
     from . import DerivedIndex
@@ -34,6 +37,8 @@ _LOCKED = {5, 6}
 """SQLite's result codes for a file, or a table, that somebody else writes."""
 _RADIUS_DEVIATIONS = 1.5
 """How far beyond the expected Hamming distance candidates are taken."""
+_SHADOWS = ("_info", "_chunks", "_rowids", "_vector_chunks00")
+"""What vec0 appends to its name for tables of its own."""
 
 
 _log = logging.getLogger("datasette_vec_gemini")
@@ -67,12 +72,28 @@ def _hamming_radius(distance: float | None, dimensions: int) -> int | None:
     return math.ceil(dimensions * share + _RADIUS_DEVIATIONS * math.sqrt(dimensions * share * (1 - share)))
 
 
+def fits(index: DerivedIndex, key: str) -> str:
+    """Whether a key, in SQL, is one that the table of changed keys takes: not NULL, and no text among integers."""
+    return f"typeof({key}) = 'integer'" if index.key_type == "integer" else f"{key} is not null"
+
+
 def create(conn: sqlite3.Connection, index: DerivedIndex) -> None:
     """See `DerivedIndex.create`."""
     with transaction(conn):
+        settle(conn, [index])
         known = _registered(conn, index.name)
-        if known is not None and known[0] != index.definition:
-            drop(conn, index)
+        _refuse_missing(conn, index)
+        if known is None:
+            _refuse_taken(conn, index)
+        elif not _is_of(known, index):
+            raise IndexExists(
+                f"the vector index {shown(index.name)} is on the table {shown(known.table)} already and cannot be on "
+                f"{shown(index.table)} too: give one of them another name"
+            )
+        elif known.definition != index.definition:
+            _drop(conn, index)
+        for trigger in _strays(conn, index):
+            conn.execute(f"drop trigger {quote_identifier(trigger)}")
         for statement in index.create_statements():
             conn.execute(statement)
 
@@ -80,25 +101,43 @@ def create(conn: sqlite3.Connection, index: DerivedIndex) -> None:
 def drop(conn: sqlite3.Connection, index: DerivedIndex) -> None:
     """See `DerivedIndex.drop`."""
     with transaction(conn):
-        known = _registered(conn, index.name) is not None
-        for statement in index.drop_statements() if known else index.drop_statements()[:-1]:
-            conn.execute(statement)
-        if known and not conn.execute(f"select 1 from {REGISTRY}").fetchone():
-            conn.execute(f"drop table {REGISTRY}")
+        known = _registered(conn, index.name)
+        if known is not None and (_is_of(known, index) or not _has_table(conn, known.table)):
+            _drop(conn, index)
+
+
+def settle(conn: sqlite3.Connection, indexes: Iterable[DerivedIndex]) -> None:
+    """Let indexes whose table is gone follow their triggers to its new name, or go with it."""
+    for index in indexes:
+        known = _registered(conn, index.name)
+        if known is None or _has_table(conn, known.table):
+            continue
+        with transaction(conn):
+            tables = set(_strays(conn, index, known.table).values())
+            if len(tables) == 1:
+                conn.execute(f'update {REGISTRY} set "table" = ? where name = ?', [*tables, index.name])
+            else:
+                _drop(conn, index)
 
 
 def sync(conn: sqlite3.Connection, index: DerivedIndex) -> int:
     """See `DerivedIndex.sync`."""
-    if not _is_installed(conn, index):
-        create(conn, index)
-    folded = 0
-    while True:
-        fold = _Fold(conn, index)
-        with transaction(conn):
-            count = fold.run()
-        folded += count
-        if count < FOLD_ROWS and not fold.has_started_over:
-            return folded
+    folded = _bring_up(conn, index)
+    _forget_ghosts(conn, index)
+    return folded
+
+
+def sync_each(conn: sqlite3.Connection, indexes: Iterable[DerivedIndex]) -> int:
+    """`sync` for each of them, whatever becomes of the others; the first error is raised in the end."""
+    folded, errors = 0, []
+    for index in indexes:
+        try:
+            folded += sync(conn, index)
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return folded
 
 
 def catch_up(
@@ -107,16 +146,26 @@ def catch_up(
     """See `vector_index.catch_up`."""
     if conn.in_transaction:
         return
-    try:
+    with _logged():
         (patience,) = conn.execute("pragma busy_timeout").fetchone()
         conn.execute("pragma busy_timeout = 0")
         try:
             for index in stored(conn):
-                last = f"select 1 from {quote_identifier(index.dirty)} limit 1 offset ?"
-                if conn.execute(last, [waiting - 1]).fetchone():
-                    index.sync(conn)
+                with _logged():
+                    if _missing(conn, index):
+                        continue  # a migration is not through, or sync() tells what to do
+                    if not _is_installed(conn, index):
+                        create(conn, index)
+                    elif _is_behind(conn, index, waiting):
+                        _bring_up(conn, index)
         finally:
             conn.execute(f"pragma busy_timeout = {patience}")
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - whatever it is, the commit has been made
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKED:
             _log.info("somebody else is writing: changed rows are folded into their vector index after a later commit")
@@ -124,21 +173,127 @@ def catch_up(
             _log.warning("changed rows could not be folded into their vector index; sync() tries again", exc_info=True)
 
 
+def _is_behind(conn: sqlite3.Connection, index: DerivedIndex, waiting: int) -> bool:
+    last = f"select 1 from {quote_identifier(index.dirty)} where typeof(id) = ? limit 1 offset ?"
+    return bool(conn.execute(last, [index.key_type, waiting - 1]).fetchone())
+
+
+def _bring_up(conn: sqlite3.Connection, index: DerivedIndex) -> int:
+    _refuse_missing(conn, index)
+    if not _is_installed(conn, index):
+        create(conn, index)
+    folded, before = 0, _codes(conn, index)
+    while True:
+        fold = _Fold(conn, index)
+        with transaction(conn):
+            count = fold.run()
+        folded += count
+        if count < FOLD_ROWS and not fold.has_started_over:
+            break
+    if (codes := _codes(conn, index)) > before and _size(codes) != _size(before):
+        _forget_ghosts(conn, index)
+    return folded
+
+
+def _codes(conn: sqlite3.Connection, index: DerivedIndex) -> int:
+    (rows,) = conn.execute(f"select rows from {REGISTRY} where name = ?", [index.name]).fetchone()
+    return int(rows)
+
+
+def _size(codes: int) -> int:
+    """A number that changes with every sixteenth to eighth that an index grows by."""
+    return codes >> max(codes.bit_length() - 4, 0) | codes.bit_length() << 4
+
+
+def _forget_ghosts(conn: sqlite3.Connection, index: DerivedIndex) -> None:
+    """Delete the codes of rows that no trigger saw go: those that `or replace` deletes for another unique column."""
+    table, key, vec0, rowids = map(quote_identifier, (index.table, index.key, index.name, f"{index.name}_rowids"))
+    rows = f"select count(*) from {table} where {present(quote_identifier(index.column), index.dimensions)}"
+    if _codes(conn, index) <= conn.execute(rows).fetchone()[0]:
+        return
+    coded = "rowid" if index.key_type == "integer" else "id"
+    with transaction(conn):
+        ghosts = conn.execute(
+            f"select {coded} from {rowids} as v where not exists (select 1 from {table} as t where t.{key} = v.{coded})"
+        ).fetchall()
+        conn.executemany(f"delete from {vec0} where id = ?", ghosts)
+        conn.execute(f"update {REGISTRY} set rows = rows - ? where name = ?", [len(ghosts), index.name])
+
+
 def _is_installed(conn: sqlite3.Connection, index: DerivedIndex) -> bool:
     known = _registered(conn, index.name)
-    if known is None or known[0] != index.definition:
+    if known is None or known.definition != index.definition or not _is_of(known, index):
         return False
     (triggers,) = conn.execute(f"select {triggers_installed(index)}").fetchone()
     return bool(triggers == len(index.triggers))
 
 
-def _registered(conn: sqlite3.Connection, name: str) -> tuple[str, float | None, int] | None:
-    if not conn.execute("select 1 from sqlite_master where type = 'table' and name = ?", [REGISTRY]).fetchone():
+class _Registered(NamedTuple):
+    table: str
+    definition: str
+
+
+def _registered(conn: sqlite3.Connection, name: str) -> _Registered | None:
+    if not _has_table(conn, REGISTRY):
         return None
-    row: tuple[str, float | None, int] | None = conn.execute(
-        f"select definition, scale, sampled from {REGISTRY} where name = ?", [name]
+    row = conn.execute(f'select "table", definition from {REGISTRY} where name = ?', [name]).fetchone()
+    return _Registered(*row) if row else None
+
+
+def _is_of(known: _Registered, index: DerivedIndex) -> bool:
+    return known.table.lower() == index.table.lower()
+
+
+def _drop(conn: sqlite3.Connection, index: DerivedIndex) -> None:
+    for statement in index.drop_statements():
+        conn.execute(statement)
+    if not conn.execute(f"select 1 from {REGISTRY}").fetchone():
+        conn.execute(f"drop table {REGISTRY}")
+
+
+def _strays(conn: sqlite3.Connection, index: DerivedIndex, table: str | None = None) -> dict[str, str]:
+    """The index's triggers that are on another table, as after a renaming, with that table."""
+    names = ", ".join(map(literal, index.triggers))
+    return dict(
+        conn.execute(
+            f"select name, tbl_name from sqlite_master where type = 'trigger' and name in ({names}) "
+            "and tbl_name <> ? collate nocase",
+            [table or index.table],
+        )
+    )
+
+
+def _has_table(conn: sqlite3.Connection, name: str) -> bool:
+    found = "select 1 from sqlite_master where type = 'table' and name = ? collate nocase"
+    return bool(conn.execute(found, [name]).fetchone())
+
+
+def _missing(conn: sqlite3.Connection, index: DerivedIndex) -> list[str]:
+    # A trigger of a column that is not there could be made, and every later write of the table would fail.
+    columns = {name.lower() for (name,) in conn.execute("select name from pragma_table_xinfo(?)", [index.table])}
+    return [name for name in (index.key, index.column) if name.lower() not in columns]
+
+
+def _refuse_missing(conn: sqlite3.Connection, index: DerivedIndex) -> None:
+    if not _has_table(conn, index.table):
+        raise TableNotFound(f"there is no table {shown(index.table)} for the vector index {shown(index.name)}")
+    if missing := _missing(conn, index):
+        raise ColumnNotFound(
+            f"the vector index {shown(index.name)} needs the column {shown(missing[0])}, which the table "
+            f"{shown(index.table)} has not: drop the index, or create it by the column's new name"
+        )
+
+
+def _refuse_taken(conn: sqlite3.Connection, index: DerivedIndex) -> None:
+    names = [index.name, index.dirty, *index.triggers, *(f"{index.name}{shadow}" for shadow in _SHADOWS)]
+    found = conn.execute(
+        f"select type, name from sqlite_master where name collate nocase in ({', '.join(map(literal, names))})"
     ).fetchone()
-    return row
+    if found:
+        raise IndexExists(
+            f"the vector index {shown(index.name)} would need the name of a {found[0]} that is there already, "
+            f"{shown(found[1])}: give the index another name"
+        )
 
 
 class _Fold:
@@ -158,11 +313,11 @@ class _Fold:
         rows = self.conn.execute(
             f"""
             select changed.id, coded.{known} is not null, t.{self.column}
-            from (select id from {self.dirty} order by id limit ?) as changed
+            from (select id from {self.dirty} where typeof(id) = ? order by id limit ?) as changed
             left join {quote_identifier(f"{self.index.name}_rowids")} as coded on coded.{known} = changed.id
             left join {self.table} as t on t.{self.key} = changed.id
             """,
-            [FOLD_ROWS],
+            [self.index.key_type, FOLD_ROWS],
         ).fetchall()
         if not rows:
             return 0
@@ -188,9 +343,11 @@ class _Fold:
         matrix = np.frombuffer(b"".join(blob for _, blob in found), dtype="<f4").reshape(
             len(found), self.index.dimensions
         )
-        usable = np.isfinite(matrix).all(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.einsum("ij,ij->i", matrix, matrix)
+        usable = np.isfinite(squares)
         if self.index.nonzero:
-            usable &= matrix.any(axis=1)
+            usable &= squares > 0
         return [key for (key, _), kept in zip(found, usable, strict=True) if kept], matrix[usable]
 
     def _scale(self, vectors: Vector) -> float:

@@ -31,6 +31,9 @@ _OVERSAMPLE = {"vector": 8, "halfvec": 8, "bit": 32}
 QUERY, WANTED, ROWS = "\0query\0", "\0wanted\0", "\0rows\0"
 """Where the arguments of a search belong in its text; no SQL can hold such a thing."""
 
+# Many times this many rows are still a bigint.
+_MOST_WANTED = 2**31 - 1
+
 _Node = TypeVar("_Node")
 
 CREATE_EXTENSION = "create extension if not exists vector"
@@ -99,7 +102,8 @@ class Hnsw:
     def _candidates(self) -> str:
         column, query = self._entry("embedding"), self._entry(QUERY)
         distance = f"embedding {OPERATORS[self.index.metric]} {QUERY}"
-        depth = f"{WANTED} * {max(_OVERSAMPLE[self.stored], self.index.oversample or 1)}"
+        wanted = f"cast({WANTED} as bigint)"
+        depth = f"least({wanted}, {_MOST_WANTED}) * {max(_OVERSAMPLE[self.stored], self.index.oversample or 1)}"
         exact = self.index.exact_rows
         many = f"(select count(*) from (select 1 from ({ROWS}) as matching limit {exact + 1}) as few) > {exact}"
         settings = {
@@ -112,25 +116,28 @@ class Hnsw:
             f"coalesce(current_setting('hnsw.{name}', true), '{was}') as {name}" for name, (was, _) in settings.items()
         ]
         set_up = [f"set_config('hnsw.{name}', {value}, true)" for name, (_, value) in settings.items()]
-        restored = [f"set_config('hnsw.{name}', (select {name} from settings), true)" for name in settings]
+        restored = [f"set_config('hnsw.{name}', (select {name} from _vec_settings), true)" for name in settings]
         # A condition without columns is evaluated once, before the index is opened: that is how the settings get to the
         # search on every connection. The answer is ordered anew, so the index may give candidates in a relaxed order,
         # in which it finds more of them; and it may look on until it has them all.
         # Adding 0 hides from the planner what it takes for sorted by the index, and is not, or must not be.
-        return f"""with settings as materialized (
+        # The names begin with `_vec_`, so that a filter may name any table.
+        return f"""with _vec_settings as materialized (
     select {", ".join(were)}
 ),
-candidates as materialized (
+_vec_candidates as materialized (
     select id, {distance} as distance from ({ROWS}) as matching
-    where (select num_nonnulls({", ".join(set_up)}) from settings) > 0 and {many}
+    where (select num_nonnulls({", ".join(set_up)}) from _vec_settings) > 0 and {many}
     order by {column} {self.operator} {query} limit {depth}
 ),
-near as (select id, distance from candidates where distance <> 'NaN' order by distance + 0, id limit {WANTED}),
-enough as materialized (select count(*) >= {WANTED} as found, {", ".join(restored)} from near)
-select id from near where (select found from enough)
+_vec_near as (
+    select id, distance from _vec_candidates where distance <> 'NaN' order by distance + 0, id limit {wanted}
+),
+_vec_enough as materialized (select count(*) >= {wanted} as found, {", ".join(restored)} from _vec_near)
+select id from _vec_near where (select found from _vec_enough)
 union all
-(select id from ({ROWS}) as matching where not (select found from enough) and {distance} <> 'NaN'
-order by ({distance}) + 0, id limit {WANTED})"""
+(select id from ({ROWS}) as matching where not (select found from _vec_enough) and {distance} <> 'NaN'
+order by ({distance}) + 0, id limit {wanted})"""
 
     def _entry(self, vector: str) -> str:
         signs = f"binary_quantize({vector})" if self.stored == "bit" else vector
@@ -138,8 +145,15 @@ order by ({distance}) + 0, id limit {WANTED})"""
 
     def create_statement(self, table: str, *, safe: bool = False) -> str:
         """The index in SQL; `table` is quoted, `safe` lets it exist already."""
-        entry = self._entry(quote_identifier(self.index.column))
+        entry = self._entry(_quoted(self.index.column))
         return (
             f"create index {'if not exists ' if safe else ''}{quote_identifier(self.index.name)} "
             f"on {table} using hnsw (({entry}) {self.operator_class})"
         )
+
+
+def _quoted(name: str) -> str:
+    """An identifier in which no driver takes a percent sign for a parameter: drivers disagree on how to escape one."""
+    if "%" not in name:
+        return quote_identifier(name)
+    return "U&" + quote_identifier(name.replace("\\", "\\\\").replace("%", "\\0025"))

@@ -5,4 +5,4 @@ from importlib.util import find_spec
 from postgres import database, nodes, postgres  # noqa: F401  # fixtures
 
 if find_spec("sqlalchemy"):
-    from documents import library, store  # noqa: F401  # fixtures
+    from documents import begin_anew, library, store  # noqa: F401  # fixtures

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("peewee", reason="needs Peewee: pip install 'datasette-vec-gemini[peewee]'")
 import oracle
-from peewee import JOIN, SQL, fn, prefetch
+from peewee import JOIN, SQL, ForeignKeyField, Model, fn, prefetch
 from peewee_documents import (
     FAR,
     QUERY,
@@ -21,7 +21,8 @@ from peewee_documents import (
     store,
 )
 
-from datasette_vec_gemini.peewee import nearest
+from datasette_vec_gemini.errors import InvalidVector
+from datasette_vec_gemini.peewee import VectorField, nearest
 
 __all__ = ["db", "expect", "opened", "store"]
 
@@ -188,3 +189,52 @@ def test_distances_of_pgvectors_names_are_exact_in_any_select(expect, metric):
     assert found(nearest(field, QUERY, k=3, metric=metric)) == expect(3, metric=metric)
     furthest = Document.select(fn.max(distance)).where(field.is_null(False)).scalar()
     assert found(query.where(distance >= furthest)) == expect(1, offset=ROWS - 1, metric=metric)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "inner_product"])
+def test_a_row_without_a_vector_has_no_distance_and_sorts_last(expect, metric):
+    field = Document.embedding
+    distance = {
+        "l2": field.l2_distance, "cosine": field.cosine_distance, "inner_product": field.max_inner_product
+    }[metric](QUERY)  # fmt: skip
+    query = Document.select(Document.id, distance.alias("distance")).order_by(distance)
+    assert found(query) == [*expect(ROWS, metric=metric), (ROWS + 1, None)]
+    assert [row.id for row in query.where(distance < 1e9)] == [key for key, _ in expect(ROWS, metric=metric)]
+    (third, limit) = expect(3, metric=metric)[2]
+    near = found(search(k=5).where(distance < limit.expected + 1e-4))
+    assert third in [key for key, _ in near]
+
+
+def test_the_distance_of_two_columns(expect):
+    Other = Document.alias("other")
+    joined = Document.select(Document.id, Other.id.alias("other")).join(Other, on=(Other.id.in_([1, 121])))
+    for distance in (Document.embedding.l2_distance(Other.embedding), Other.embedding.l2_distance(Document.embedding)):
+        rows = joined.select_extend(distance.alias("distance")).order_by(distance, Document.id, Other.id).tuples()
+        assert [(key, far) for key, _, far in rows[:ROWS]] == expect(ROWS, query=VECTORS[1], metric="l2")
+        assert [far for *_, far in rows[ROWS:]] == [None] * (ROWS + 2)
+
+
+def test_a_column_of_other_dimensions_has_no_distance_and_a_search_asks_for_a_vector():
+    class Short(Model):
+        embedding = VectorField(dimensions=3)
+
+    with pytest.raises(InvalidVector, match="embedding has 3 dimensions, and embedding 16"):
+        Document.embedding.l2_distance(Short.embedding)
+    with pytest.raises(InvalidVector, match="expected a vector of 16 numbers"):
+        nearest(Document.embedding, Document.embedding)
+
+
+@pytest.mark.parametrize("name", ["candidates", "enough", "fits", "near", "settings"])
+def test_a_filter_may_name_any_table(db, expect, name):
+    class Marked(Model):
+        document = ForeignKeyField(Document)
+
+        class Meta:
+            table_name = name
+
+    with db.bind_ctx([Marked]):
+        db.create_tables([Marked])
+        Marked.insert_many([(key,) for key in range(7, 40)], [Marked.document]).execute()
+        expected = expect(5, only=lambda row: 7 <= row.id < 40)
+        assert found(search().where(Document.id.in_(Marked.select(Marked.document)))) == expected
+        assert found(search().join(Marked)) == expected

@@ -349,9 +349,19 @@ def test_vectors_that_other_programs_spoil_are_not_found(db, write, expect):
         assert found(search()) == good
         assert {row.slug for row in search(k=2 * ROWS)} & {"short", "text", "number", "nan", "zero"} == set()
         sync_indexes(db)
+    distance = Document.embedding.cosine_distance(QUERY)
+    ordered = Document.select(Document.slug, distance.alias("distance")).order_by(distance, Document.id)
+    assert [(row.slug, row.distance) for row in ordered][ROWS:] == [
+        (slug, None) for slug in (None, "short", "text", "number", "nan", "zero")
+    ]
 
 
-@pytest.mark.parametrize("value", [0, -1])
-def test_k_starts_at_one(value):
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True, np.float64(3), np.array(2.5), None])
+def test_k_is_a_whole_number_from_one(value):
     with pytest.raises(InvalidQuery, match="whole number from 1"):
         nearest(Document.embedding, QUERY, k=value)
+
+
+@pytest.mark.parametrize("value", [np.int64(ROWS + 1), 300_000_000, 2**31, 2**62, 2**64])
+def test_k_may_be_any_whole_number(expect, value):
+    assert found(search(k=value)) == expect(ROWS)

@@ -83,6 +83,17 @@ def test_the_index_gives_k_rows_whenever_k_rows_match(db, quantize, kinds):
         ]
 
 
+def test_a_vector_without_direction_that_another_program_wrote_has_no_distance(db):
+    document = model(db)
+    db.create_tables([document])
+    db.execute_sql(f"insert into document (kind, embedding) values (0, '{[0] * DIMENSIONS}')")
+    document.create(kind=1, embedding=QUERY)
+    distance = document.embedding.cosine_distance(QUERY)
+    rows = document.select(document.kind, distance.alias("distance")).order_by(document.kind.desc())
+    assert [(row.kind, row.distance) for row in rows] == [(1, pytest.approx(0, abs=1e-6)), (0, None)]
+    assert [row.kind for row in nearest(document.embedding, QUERY)] == [1]
+
+
 def test_peewees_asynchronous_database_answers_alike(postgres, database):
     pytest.importorskip("asyncpg", reason="needs asyncpg: pip install asyncpg")
     pwasyncio = pytest.importorskip("playhouse.pwasyncio", reason="needs greenlet: pip install greenlet")

@@ -1,5 +1,6 @@
 """What is PostgreSQL's own under SQLAlchemy: the extension, HNSW, and k rows whatever the filter leaves."""
 
+import asyncio
 import random
 
 import oracle
@@ -10,7 +11,14 @@ import sqlalchemy
 from explaining import plan
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, select, text
 
-from datasette_vec_gemini.sqlalchemy import Vector, VectorIndex, create_engine, nearest, register_vector
+from datasette_vec_gemini.sqlalchemy import (
+    Vector,
+    VectorIndex,
+    create_async_engine,
+    create_engine,
+    nearest,
+    register_vector,
+)
 
 DIMENSIONS = 16
 QUERY = [1.0] + [0.5] * (DIMENSIONS - 1)
@@ -140,6 +148,59 @@ def test_rows_are_found_when_the_index_has_too_few_of_them(engine):
         through_the_index(conn)
         conn.execute(text("set local work_mem = '64kB'"))  # an index that may remember little ends its search early
         assert found(conn, statement) == oracle.nearest(rows, QUERY, k=300, metric="cosine")
+
+
+@pytest.mark.parametrize("k", [300_000_000, 2**31, 2**62])
+def test_k_may_be_any_integer_that_the_database_has(engine, k):
+    rows = vectors(50)
+    table = documents(engine, rows, exact_rows=0)
+    with engine.begin() as conn:
+        through_the_index(conn)
+        statement = nearest(table.c.embedding, QUERY, k=k)
+        assert found(conn, statement) == oracle.nearest(rows, QUERY, k=50, metric="cosine")
+
+
+@pytest.mark.parametrize("name", ["candidates", "enough", "near", "settings"])
+def test_a_filter_may_name_any_table(engine, name):
+    rows = vectors(100)
+    table = documents(engine, rows)
+    marked = Table(name, table.metadata, Column("id", Integer, primary_key=True))
+    marked.create(engine)
+    with engine.begin() as conn:
+        conn.execute(insert(marked), [{"id": key} for key in range(7, 40)])
+        statement = nearest(table.c.embedding, QUERY, k=10, where=[table.c.id.in_(select(marked.c.id))])
+        matching = {key: rows[key] for key in range(7, 40)}
+        assert found(conn, statement) == oracle.nearest(matching, QUERY, k=10, metric="cosine")
+
+
+@pytest.mark.parametrize(
+    ("column", "driver"),
+    # SQLAlchemy itself takes the first one for a parameter under asyncpg.
+    [("%(id)s", "psycopg"), *((name, driver) for name in ("100%", 'a"%\\0041') for driver in ("psycopg", "asyncpg"))],
+)
+def test_a_column_may_have_any_name(postgres, database, column, driver):
+    pytest.importorskip(driver)
+    table = Table(
+        "document",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column(column, Vector(DIMENSIONS), key="embedding"),
+        VectorIndex("document_idx", "embedding"),
+    )
+    rows = vectors(20)
+
+    def answer(conn):
+        table.metadata.create_all(conn)
+        conn.execute(insert(table), [{"id": key, "embedding": vector} for key, vector in rows.items()])
+        assert found(conn, nearest(table.c.embedding, QUERY, k=5)) == oracle.nearest(rows, QUERY, k=5, metric="cosine")
+
+    async def ask():
+        asynchronous = create_async_engine(postgres.url(database, driver))
+        async with asynchronous.begin() as conn:
+            await conn.run_sync(answer)
+        await asynchronous.dispose()
+
+    asyncio.run(ask())
 
 
 SETTINGS = ("hnsw.iterative_scan", "hnsw.ef_search", "hnsw.max_scan_tuples")

@@ -385,7 +385,7 @@ def p95(server: Server, sql: str) -> float:
             status, _ = server.get("/data/big?_size=10")
             assert status == 200
             times.append(time.perf_counter() - started)
-        assert {request.result()[0] for request in abuse} <= {200, 400}
+        assert {request.result()[0] for request in abuse} <= {200, 400, 503}
     return statistics.quantiles(times, n=20)[-1]
 
 

@@ -16,7 +16,7 @@ from datasette.utils.asgi import Request
 from datasette_vec_gemini import connect, sqlite3
 from datasette_vec_gemini.errors import DatabaseUnavailable
 from datasette_vec_gemini.plugin import site as sites
-from datasette_vec_gemini.plugin.deadlines import briefly, within
+from datasette_vec_gemini.plugin.deadlines import briefly, guard, within
 from datasette_vec_gemini.plugin.turns import RETRY_SECONDS, WAITING, Busy, Turns
 from datasette_vec_gemini.plugin.views import search_page
 
@@ -166,9 +166,9 @@ async def test_sql_that_searches_waits_for_its_turn_and_other_sql_does_not(site,
 
     search = "select json_array_length(SEMANTIC_search('docs', 'parse dates', 3)) as n"
     assert await ask(search, ".json") == (200, '[{"n": 3}]')
-    with taken(sites.of(datasette).lasting) as end:
+    with taken(sites.of(datasette).searching_sql) as end:
         waiting = [asyncio.ensure_future(ask(search, ".json")) for _ in range(WAITING)]
-        await soon(lambda: sites.of(datasette).lasting.waiting == WAITING)
+        await soon(lambda: sites.of(datasette).searching_sql.waiting == WAITING)
         assert await ask(search) == (503, "too many ask at once: ask again in 5 seconds")
         assert (await ask("select 1 as n", ".json")) == (200, '[{"n": 1}]')
         assert (await datasette.client.get("/library/-/vec/docs", params=SEARCHES)).status_code == 200
@@ -192,6 +192,57 @@ async def test_what_a_request_with_its_turn_asks_of_datasettes_own_client_is_par
     with plugged(Outer()):
         response = await site(library).client.get("/outer?why=semantic_search")
     assert (response.status_code, response.text) == (200, "200")
+
+
+@pytest.mark.asyncio
+async def test_who_reads_slowly_or_asks_for_more_on_the_same_connection_keeps_nobody_from_a_turn(site, library) -> None:
+    """Servers start a connection's next request in the context in which the last one sends its end."""
+    datasette, stopped, answered = site(library), asyncio.Event(), []
+
+    async def app(scope, receive, send):
+        answered.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"rows"})
+
+    guarded = guard(datasette, app)
+
+    def request(path, send):
+        return guarded(
+            {"type": "http", "method": "GET", "path": path, "query_string": b"sql=semantic_search"}, None, send
+        )
+
+    async def slow(message):
+        if message["type"] == "http.response.body":
+            await request("/next", quick)
+            await stopped.wait()
+
+    async def quick(message):
+        pass
+
+    first = asyncio.ensure_future(request("/first", slow))
+    await soon(lambda: "/next" in answered)
+    with taken(sites.of(datasette).searching_sql):
+        await soon(lambda: not first.done())
+    await asyncio.wait_for(request("/other", quick), 4)
+    stopped.set()
+    await first
+    assert answered == ["/first", "/next", "/other"]
+
+
+@pytest.mark.asyncio
+async def test_exact_words_never_wait_for_the_model_and_a_best_match_is_by_words_where_it_is_busy(
+    site, library
+) -> None:
+    datasette = site(library)
+    page = "/library/-/vec/docs.json"
+    with taken(sites.of(datasette).embedding):
+        began = time.monotonic()
+        words = await datasette.client.get(page, params=SEARCHES | {"mode": "keyword"})
+        assert time.monotonic() - began < 4
+        both = await datasette.client.get(page, params=SEARCHES)
+    assert (words.status_code, both.status_code, both.json()["mode"]) == (200, 200, "keyword")
+    assert both.json()["hits"] == words.json()["hits"]
+    assert "too many ask at once" in both.json()["notices"][0]
 
 
 @pytest.mark.asyncio
