@@ -50,7 +50,7 @@ def vector():
 
 @pytest.fixture(autouse=True)
 def begin_anew():
-    """Each test draws the same vectors, whatever ran before: none meets by chance two that float32 cannot tell apart."""
+    """Each test draws the same vectors whatever ran before: none meets by chance two that float32 cannot tell apart."""
     _random.seed(11)
 
 
