@@ -340,7 +340,8 @@ def test_twenty_sessions_at_once_write_and_find_what_they_wrote(filled):
     filled.gather(work, 20)
     filled.rows |= new
     filled.run(filled.check)
-    if filled.is_sqlite:
+    if filled.is_sqlite:  # what met the lock of another is folded in by the next commit
+        filled.run(lambda session: session.delete(session.get(filled.Document, 5000)))
         assert filled.waiting() == 0
 
 
