@@ -282,51 +282,40 @@ class Embedder(Protocol):
     @property
     def name(self) -> str:
         """The specification that loads this embedder again, such as `"hashing@64"`."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever an equal text would get another vector."""
-        ...
 
     @property
     def dimensions(self) -> int:
         """How long its vectors are."""
-        ...
 
     @property
     def batch_size(self) -> int:
         """How many texts are handed over at once."""
-        ...
 
     @property
     def chunk_capacity(self) -> int:
         """The longest text that is embedded whole, in tokens of `tokenizer`, or characters where that is None."""
-        ...
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """What counts a text's tokens."""
-        ...
 
     @property
     def paid(self) -> bool:
         """Whether a call costs money."""
-        ...
 
     @property
     def matryoshka(self) -> bool:
         """Whether its vectors cut to n dimensions, made unit length again, are those of the model with n dimensions."""
-        ...
 
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Array of shape (len(texts), dimensions), in order. Raises EmbedderError."""
-        ...
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Array of shape (dimensions,). Raises EmbedderError."""
-        ...
 
     def speaks(self, text: str) -> bool:
         """Whether the model was trained on this text's language; if not, hybrid search leaves it to the keywords."""
-        ...

@@ -31,7 +31,7 @@ from ..driver import sqlite3
 from ..errors import InvalidKey, InvalidName, InvalidSetting, InvalidVector, shown
 from ..schema import quote_identifier
 from ..vectors import Vector, quantise_int8
-from . import candidates, folding
+from . import candidates, folding, functions, installing
 from .candidates import DISTANCES, MATCHING, MAX_CODES, QUERY, REGISTRY, WANTED, literal
 
 __all__ = [
@@ -175,7 +175,7 @@ class DerivedIndex:
         )
         code = {"float32": "float", "int8": "int8", "bit": "bit"}[self.quantize]
         insert, update, delete = map(quote_identifier, self.triggers)
-        fit, old, new = (folding.fits(self, f"{row}.{key}") for row in ("t", "old", "new"))
+        fit, old, new = (installing.fits(self, f"{row}.{key}") for row in ("t", "old", "new"))
         missing = f"(select {candidates.triggers_installed(self)} < 3 as some) as missing"
         return [
             f"""create table if not exists {REGISTRY} (
@@ -268,11 +268,11 @@ on conflict do nothing""",
 
         Raises IndexExists where something else has one of its names, TableNotFound, ColumnNotFound.
         """
-        folding.create(conn, self)
+        installing.create(conn, self)
 
     def drop(self, conn: sqlite3.Connection) -> None:
         """Leave nothing of the index in the database; what the registry does not list for its table is not its own."""
-        folding.drop(conn, self)
+        installing.drop(conn, self)
 
     def sync(self, conn: sqlite3.Connection) -> int:
         """Fold the changed rows into vec0, in short transactions (in savepoints of one that is open); tells how many.
@@ -306,7 +306,7 @@ def prepare(conn: sqlite3.Connection) -> None:
     connection.load_vec(conn)
     if hasattr(conn, "enable_load_extension"):  # somebody else may have loaded sqlite-vec and left it on
         conn.enable_load_extension(False)
-    folding.register(conn)
+    functions.register(conn)
 
 
 def stored(conn: sqlite3.Connection) -> Sequence[DerivedIndex]:
@@ -325,7 +325,7 @@ def sync(conn: sqlite3.Connection) -> int:
     An index whose table is gone goes too, and one whose table was renamed goes with it. The first error is raised when
     all the others are synced.
     """
-    folding.settle(conn, stored(conn))
+    installing.settle(conn, stored(conn))
     return folding.sync_each(conn, stored(conn))
 
 

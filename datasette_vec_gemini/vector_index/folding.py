@@ -1,26 +1,24 @@
-"""Bringing a derived vec0 index up to its column: creating it, folding changed rows in; its SQL functions.
+"""Bringing a derived vec0 index up to its column: folding changed rows in.
 
 A fold is a short write transaction: it takes some of the keys that the triggers noted, reads their vectors, replaces
-their codes and forgets the keys. Rows that are gone, hold no vector, or hold what no index can use leave vec0. What has
-a name of the index but is not in the registry is somebody else's, and never touched.
+their codes and forgets the keys. Rows that are gone, hold no vector, or hold what no index can use leave vec0.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..driver import sqlite3
-from ..errors import ColumnNotFound, IndexExists, TableNotFound, shown
 from ..schema import quote_identifier
 from ..store.transactions import transaction
-from ..vectors import Vector, int8_scale, quantise_int8
-from .candidates import REGISTRY, literal, present, triggers_installed
+from ..vectors import Vector, int8_scale
+from .candidates import REGISTRY, present
+from .installing import create, is_installed, missing, refuse_missing
 
 if TYPE_CHECKING:
     from . import DerivedIndex
@@ -35,89 +33,9 @@ _CLIPPED = 0.005
 """A greater share of numbers beyond the scale calls for a look whether it still fits."""
 _LOCKED = {5, 6}
 """SQLite's result codes for a file, or a table, that somebody else writes."""
-_RADIUS_DEVIATIONS = 1.5
-"""How far beyond the expected Hamming distance candidates are taken."""
-_SHADOWS = ("_info", "_chunks", "_rowids", "_vector_chunks00")
-"""What vec0 appends to its name for tables of its own."""
 
 
 _log = logging.getLogger("datasette_vec_gemini")
-
-
-def register(conn: sqlite3.Connection) -> None:
-    """Register the SQL functions that the statements of the doors call."""
-    conn.create_function("vec_negative_inner_product", 2, _negative_inner_product, deterministic=True)
-    conn.create_function("vec_int8_code", 3, _int8_code, deterministic=True)
-    conn.create_function("vec_hamming_radius", 2, _hamming_radius, deterministic=True)
-
-
-def _negative_inner_product(left: bytes | None, right: bytes | None) -> float | None:
-    """As pgvector's `<#>`: lower for nearer."""
-    if left is None or right is None:
-        return None
-    return -float(np.frombuffer(left, "<f4").astype(np.float64) @ np.frombuffer(right, "<f4").astype(np.float64))
-
-
-def _int8_code(vector: bytes, scale: float | None, unit: int) -> bytes:
-    """The argument of `vec_int8()` for a packed vector, brought to unit length first where the index holds such."""
-    array = np.frombuffer(vector, "<f4")
-    return quantise_int8(array / np.linalg.norm(array) if unit else array, scale=scale or 1.0)
-
-
-def _hamming_radius(distance: float | None, dimensions: int) -> int | None:
-    """How many bits may differ between vectors at this cosine distance: angle / pi of them, and some more."""
-    if distance is None:
-        return None
-    share = math.acos(max(-1.0, min(1.0, 1.0 - distance))) / math.pi
-    return math.ceil(dimensions * share + _RADIUS_DEVIATIONS * math.sqrt(dimensions * share * (1 - share)))
-
-
-def fits(index: DerivedIndex, key: str) -> str:
-    """Whether a key, in SQL, is one that the table of changed keys takes: not NULL, and no text among integers."""
-    return f"typeof({key}) = 'integer'" if index.key_type == "integer" else f"{key} is not null"
-
-
-def create(conn: sqlite3.Connection, index: DerivedIndex) -> None:
-    """See `DerivedIndex.create`."""
-    with transaction(conn):
-        settle(conn, [index])
-        known = _registered(conn, index.name)
-        _refuse_missing(conn, index)
-        if known is None:
-            _refuse_taken(conn, index)
-        elif not _is_of(known, index):
-            raise IndexExists(
-                f"the vector index {shown(index.name)} is on the table {shown(known.table)} already and cannot be on "
-                f"{shown(index.table)} too: give one of them another name"
-            )
-        elif known.definition != index.definition:
-            _drop(conn, index)
-        for trigger in _strays(conn, index):
-            conn.execute(f"drop trigger {quote_identifier(trigger)}")
-        for statement in index.create_statements():
-            conn.execute(statement)
-
-
-def drop(conn: sqlite3.Connection, index: DerivedIndex) -> None:
-    """See `DerivedIndex.drop`."""
-    with transaction(conn):
-        known = _registered(conn, index.name)
-        if known is not None and (_is_of(known, index) or not _has_table(conn, known.table)):
-            _drop(conn, index)
-
-
-def settle(conn: sqlite3.Connection, indexes: Iterable[DerivedIndex]) -> None:
-    """Let indexes whose table is gone follow their triggers to its new name, or go with it."""
-    for index in indexes:
-        known = _registered(conn, index.name)
-        if known is None or _has_table(conn, known.table):
-            continue
-        with transaction(conn):
-            tables = set(_strays(conn, index, known.table).values())
-            if len(tables) == 1:
-                conn.execute(f'update {REGISTRY} set "table" = ? where name = ?', [*tables, index.name])
-            else:
-                _drop(conn, index)
 
 
 def sync(conn: sqlite3.Connection, index: DerivedIndex) -> int:
@@ -152,9 +70,9 @@ def catch_up(
         try:
             for index in stored(conn):
                 with _logged():
-                    if _missing(conn, index):
+                    if missing(conn, index):
                         continue  # a migration is not through, or sync() tells what to do
-                    if not _is_installed(conn, index):
+                    if not is_installed(conn, index):
                         create(conn, index)
                     elif _is_behind(conn, index, waiting):
                         _bring_up(conn, index)
@@ -179,8 +97,8 @@ def _is_behind(conn: sqlite3.Connection, index: DerivedIndex, waiting: int) -> b
 
 
 def _bring_up(conn: sqlite3.Connection, index: DerivedIndex) -> int:
-    _refuse_missing(conn, index)
-    if not _is_installed(conn, index):
+    refuse_missing(conn, index)
+    if not is_installed(conn, index):
         create(conn, index)
     folded, before = 0, _codes(conn, index)
     while True:
@@ -218,82 +136,6 @@ def _forget_ghosts(conn: sqlite3.Connection, index: DerivedIndex) -> None:
         ).fetchall()
         conn.executemany(f"delete from {vec0} where id = ?", ghosts)
         conn.execute(f"update {REGISTRY} set rows = rows - ? where name = ?", [len(ghosts), index.name])
-
-
-def _is_installed(conn: sqlite3.Connection, index: DerivedIndex) -> bool:
-    known = _registered(conn, index.name)
-    if known is None or known.definition != index.definition or not _is_of(known, index):
-        return False
-    (triggers,) = conn.execute(f"select {triggers_installed(index)}").fetchone()
-    return bool(triggers == len(index.triggers))
-
-
-class _Registered(NamedTuple):
-    table: str
-    definition: str
-
-
-def _registered(conn: sqlite3.Connection, name: str) -> _Registered | None:
-    if not _has_table(conn, REGISTRY):
-        return None
-    row = conn.execute(f'select "table", definition from {REGISTRY} where name = ?', [name]).fetchone()
-    return _Registered(*row) if row else None
-
-
-def _is_of(known: _Registered, index: DerivedIndex) -> bool:
-    return known.table.lower() == index.table.lower()
-
-
-def _drop(conn: sqlite3.Connection, index: DerivedIndex) -> None:
-    for statement in index.drop_statements():
-        conn.execute(statement)
-    if not conn.execute(f"select 1 from {REGISTRY}").fetchone():
-        conn.execute(f"drop table {REGISTRY}")
-
-
-def _strays(conn: sqlite3.Connection, index: DerivedIndex, table: str | None = None) -> dict[str, str]:
-    """The index's triggers that are on another table, as after a renaming, with that table."""
-    names = ", ".join(map(literal, index.triggers))
-    return dict(
-        conn.execute(
-            f"select name, tbl_name from sqlite_master where type = 'trigger' and name in ({names}) "
-            "and tbl_name <> ? collate nocase",
-            [table or index.table],
-        )
-    )
-
-
-def _has_table(conn: sqlite3.Connection, name: str) -> bool:
-    found = "select 1 from sqlite_master where type = 'table' and name = ? collate nocase"
-    return bool(conn.execute(found, [name]).fetchone())
-
-
-def _missing(conn: sqlite3.Connection, index: DerivedIndex) -> list[str]:
-    # A trigger of a column that is not there could be made, and every later write of the table would fail.
-    columns = {name.lower() for (name,) in conn.execute("select name from pragma_table_xinfo(?)", [index.table])}
-    return [name for name in (index.key, index.column) if name.lower() not in columns]
-
-
-def _refuse_missing(conn: sqlite3.Connection, index: DerivedIndex) -> None:
-    if not _has_table(conn, index.table):
-        raise TableNotFound(f"there is no table {shown(index.table)} for the vector index {shown(index.name)}")
-    if missing := _missing(conn, index):
-        raise ColumnNotFound(
-            f"the vector index {shown(index.name)} needs the column {shown(missing[0])}, which the table "
-            f"{shown(index.table)} has not: drop the index, or create it by the column's new name"
-        )
-
-
-def _refuse_taken(conn: sqlite3.Connection, index: DerivedIndex) -> None:
-    names = [index.name, index.dirty, *index.triggers, *(f"{index.name}{shadow}" for shadow in _SHADOWS)]
-    found = conn.execute(
-        f"select type, name from sqlite_master where name collate nocase in ({', '.join(map(literal, names))})"
-    ).fetchone()
-    if found:
-        raise IndexExists(
-            f"the vector index {shown(index.name)} would need the name of a {found[0]} that is there already, "
-            f"{shown(found[1])}: give the index another name"
-        )
 
 
 class _Fold:

@@ -307,16 +307,6 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("config", "words"), WRONG)
-def test_a_wrong_setting_keeps_datasette_from_starting_with_one_line_that_names_its_place(file, config, words):
-    with served(file, config=config) as server:
-        server.process.wait(30)
-    log = "".join(server.log)
-    assert words in log
-    assert "Traceback" not in log
-    assert server.process.returncode == 1
-
-
 SHAPES = (
     [
         ({"databases": {"data": {"tables": value}}}, "tables of database data: expected the name of each table")
@@ -352,8 +342,8 @@ def test_a_configuration_without_the_shape_of_one_is_refused_before_datasette_st
         asyncio.run(start())
 
 
-@pytest.mark.parametrize(("config", "words"), [SHAPES[0], SHAPES[6], SHAPES[9]])
-def test_datasette_says_so_in_one_line(file, config, words):
+@pytest.mark.parametrize(("config", "words"), [*WRONG, SHAPES[0], SHAPES[6], SHAPES[9]])
+def test_a_wrong_setting_keeps_datasette_from_starting_with_one_line_that_names_its_place(file, config, words):
     with served(file, config=config) as server:
         server.process.wait(30)
     log = "".join(server.log)
