@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from _thread import start_new_thread
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import closing, suppress
-from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -16,6 +13,7 @@ from urllib.parse import quote
 
 from . import embedders
 from .access import Access
+from .apart import apart
 from .budget import ledger_of
 from .domain import Embedder, Mode, Query, check_text
 from .driver import sqlite3
@@ -35,28 +33,6 @@ _FAILED = object()
 _SECONDS = 5.0
 """How long a statement waits for a vector at most; the first one of a process may have to load the model."""
 _log = logging.getLogger("datasette_vec_gemini")
-
-
-def _apart(work: Callable[[], _T], *, seconds: float) -> _T:
-    """Do in a thread of its own what waits for locks, and wait for it no longer than this; ServiceUnavailable then.
-
-    A statement keeps its connection to itself while it runs a function. Whoever holds a lock may happen to collect
-    garbage, in which a failed statement's cursor of that connection lies (Datasette keeps such in circles), and waits
-    for it: were the function to wait for the lock for as long as it takes, neither would ever go on.
-    """
-    future: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again by who waits
-            future.set_exception(error)
-
-    start_new_thread(copy_context().run, (run,))  # Thread.start() waits for the new thread, for as long as it takes
-    try:
-        return future.result(seconds)
-    except TimeoutError:
-        raise ServiceUnavailable(f"there was no answer within {seconds:g} s: ask again in a moment") from None
 
 
 def let_go(error: BaseException | None) -> None:
@@ -105,7 +81,7 @@ class Functions:
         file = ledger_of(conn)
 
         def embed_gemini(text: object, task_type: object = None) -> bytes | None:
-            return _apart(lambda: self._embed_gemini(file, text, task_type), seconds=_SECONDS)
+            return apart(lambda: self._embed_gemini(file, text, task_type), seconds=_SECONDS)
 
         for arguments in (1, 2):
             conn.create_function("embed_gemini", arguments, self._bordered(embed_gemini), deterministic=True)
@@ -127,7 +103,7 @@ class Functions:
                     return function(*arguments)
             except Exception as error:  # noqa: BLE001 - if it is no VecError, nobody else would hear of it
                 with suppress(ServiceUnavailable):
-                    _apart(partial(self._tell, function.__name__, error), seconds=SQL_SECONDS)
+                    apart(partial(self._tell, function.__name__, error), seconds=SQL_SECONDS)
                 let_go(error)
             return cast("_T", _FAILED)
 
@@ -181,7 +157,7 @@ class Functions:
         def ask(model: Embedder, text: str) -> Vector:
             return self._vector(model, text, "RETRIEVAL_QUERY", file)
 
-        asked = _apart(lambda: embed(found, query, access=self._access, ask=ask), seconds=_SECONDS)
+        asked = apart(lambda: embed(found, query, access=self._access, ask=ask), seconds=_SECONDS)
         # Not `search`: the statement that calls this reads one state already, and a transaction would end it.
         return json.dumps([hit.to_dict() for hit in answer(conn, found, asked)], ensure_ascii=False)
 
