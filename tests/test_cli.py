@@ -40,6 +40,18 @@ def table(conn):
     return conn
 
 
+def test_similar_takes_a_key_as_the_row_s_address_spells_it(run, conn):
+    conn.executescript(
+        """
+        create table docs (id primary key, body text);
+        insert into docs values (x'ff01', 'read bytes'), (7, 'read numbers');
+        """
+    )
+    sync(conn, create_index(conn, "docs", table="docs", columns=["body"], embedder="hashing"))
+    assert "[7]" in run("similar", "DB", "docs", "ff01").stdout
+    assert "[ff01]" in run("similar", "DB", "docs", "7").stdout
+
+
 @pytest.fixture
 def indexed(table):
     index = create_index(table, "docs", table="docs", columns=["title", "body"], embedder="hashing")

@@ -14,6 +14,7 @@ from ..budget import ledger_of
 from ..connection import connect
 from ..domain import MODES, Mode, Query
 from ..keys import key_from_path
+from ..lookup import find_key
 from ..printing import print_hits, print_json, print_status
 from ..spending import Consent
 from . import options
@@ -64,7 +65,8 @@ def similar(db: Path, name: str, key: str, k: int, offset: int, filters: Sequenc
     with closing(connect(db, read_only=True, require_vec=False)) as conn:
         chosen = options.only(conn, name)
         started = time.perf_counter()
-        hits = searching.similar(conn, chosen, key_from_path(key), k=k, filters=options.parsed(filters), offset=offset)
+        own = find_key(conn, chosen, key) or key_from_path(key)  # which is no row's then, and the message says so
+        hits = searching.similar(conn, chosen, own, k=k, filters=options.parsed(filters), offset=offset)
         print_hits(conn, chosen, hits, query=key, mode="semantic", started=started, as_json=as_json, offset=offset)
 
 

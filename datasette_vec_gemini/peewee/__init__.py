@@ -22,6 +22,7 @@ try:
 except ImportError as error:
     raise ImportError("datasette_vec_gemini.peewee needs Peewee: pip install 'datasette-vec-gemini[peewee]'") from error
 
+from .bulk import bulk_insert
 from .database import PooledVectorSqliteDatabase, VectorSqliteDatabase, VectorSqliteMixin, sync_indexes
 from .fields import Distance, VectorField
 from .index import VectorIndex, VectorSchemaManager
@@ -39,6 +40,7 @@ __all__ = [
     "VectorSchemaManager",
     "VectorSqliteDatabase",
     "VectorSqliteMixin",
+    "bulk_insert",
     "nearest",
     "search_entities",
     "semantic",

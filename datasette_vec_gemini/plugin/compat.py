@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import signature
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from urllib.parse import urlencode
 
 from datasette.app import Datasette
 from datasette.database import Database
-from datasette.utils import actor_matches_allow
+from datasette.utils import actor_matches_allow, tilde_decode
 
 from ..driver import sqlite3
 from ..errors import InvalidSetting, shown
@@ -237,6 +238,22 @@ def sql_url(datasette: Datasette, database: str, sql: str) -> str:
     """The address of the page that runs a statement over a database and shows it for changing."""
     page = "/-/query" if hasattr(datasette, "allowed") else ""
     return f"{datasette.urls.database(database)}{page}?{urlencode({'sql': sql})}"
+
+
+async def saved_sql(datasette: Datasette, path: str) -> str:
+    """The statement of the query whose page has this path; empty where it is another page's."""
+    prefix = datasette.setting("base_url").rstrip("/")
+    found = re.fullmatch(r"/([^/]+)/([^/.]+)(\.\w+)?", path.removeprefix(prefix))
+    if not found:
+        return ""
+    database, name = map(tilde_decode, found.groups()[:2])
+    if database not in datasette.databases:
+        return ""
+    if hasattr(datasette, "get_query"):
+        query = await datasette.get_query(database, name)
+        return query.sql if query else ""
+    query = await datasette.get_canned_query(database, name, None)
+    return str(query.get("sql", "")) if query else ""
 
 
 async def may_view_database(datasette: Datasette, actor: Actor, database: str) -> bool:

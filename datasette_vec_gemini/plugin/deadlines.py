@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from datasette.app import Datasette
 
 from ..errors import VecError
 from ..store.transactions import mapped_errors
-from . import site, views
+from . import compat, site, views
 from .turns import RETRY_SECONDS, Busy
 from .visitors import App, Receive, Scope, Send
 
@@ -24,6 +25,7 @@ Page = Callable[[Datasette, Request], Awaitable[Response]]
 PAGE_SECONDS = 15.0
 """Longer than all that a page waits for by itself: its turn, SQL within its limit, a lock, a model."""
 BRIEF_SECONDS = 2.0
+_SEARCHES = "semantic_search"
 
 _turn: ContextVar[asyncio.Event | None] = ContextVar("datasette_vec_gemini_turn", default=None)
 """The turn of the request, set when it is over: what it asks of Datasette's own client meanwhile is part of it. A
@@ -68,7 +70,7 @@ def guard(datasette: Datasette, app: App) -> App:
     """
 
     async def guarding(scope: Scope, receive: Receive, send: Send) -> None:
-        if not _needs_turn(scope):
+        if not await _needs_turn(datasette, scope):
             is_ours = scope["type"] == "http" and "/-/vec" in scope["path"]
             return await app(scope, receive, partial(_inviting, send) if is_ours else send)
         over = asyncio.Event()
@@ -102,12 +104,19 @@ def guard(datasette: Datasette, app: App) -> App:
     return guarding
 
 
-def _needs_turn(scope: Scope) -> bool:
-    if scope["type"] != "http" or "/-/vec" in scope["path"]:
+async def _needs_turn(datasette: Datasette, scope: Scope) -> bool:
+    """Whether a request brings SQL that searches, or is for a saved query that does."""
+    if scope["type"] != "http" or scope["method"] == "POST" or "/-/vec" in scope["path"]:
         return False
     outer = _turn.get()
-    asked = unquote_plus(scope.get("query_string", b"").decode("latin-1")).lower()
-    return "semantic_search" in asked and scope["method"] != "POST" and (outer is None or outer.is_set())
+    if outer is not None and not outer.is_set():
+        return False
+    asked = unquote_plus(scope.get("query_string", b"").decode("latin-1"))
+    if _SEARCHES in asked.lower():
+        return True
+    with suppress(Exception):  # a plugin's, say: Datasette answers with it
+        return _SEARCHES in (await compat.saved_sql(datasette, scope["path"])).lower()
+    return False
 
 
 async def _inviting(send: Send, message: Any) -> None:

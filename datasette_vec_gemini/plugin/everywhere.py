@@ -23,7 +23,7 @@ from . import compat, index_page, page, permissions
 from .answers import Answer, listed
 from .cards import Card
 from .finding import ask, embedded
-from .site import PLUGIN
+from .site import settings_of
 from .views import failure, nearest_sentences, read_query, read_settings, searchable, status_of
 
 ROUTE = r"(/(?P<database>[^/.]+))?/-/vec(\.(?P<format>json))?$"
@@ -78,7 +78,7 @@ async def everywhere_page(datasette: Datasette, request: Request) -> Response:
     indexes = [(name, index) for name in databases for index in await searchable(datasette, request.actor, name)]
     settings, query, groups, error, status = config.Settings(page_size=HITS), None, list[Group](), "", 200
     try:
-        settings = replace(config.settings((f"plugins: {PLUGIN}", datasette.plugin_config(PLUGIN))), page_size=HITS)
+        settings = replace(config.settings(*settings_of(datasette)), page_size=HITS)
         if query := read_query(request, (), settings):
             groups = await _groups(datasette, request, indexes, query)
     except VecError as raised:

@@ -15,16 +15,16 @@ from datasette.app import Datasette
 from datasette.database import Database
 from datasette.utils import sqlite_timelimit
 
-from .. import embedders, searching
+from .. import embedders
 from ..browsing import Browsed, browse, browse_similar, relaxed
 from ..domain import Embedder, Index, Query
 from ..driver import sqlite3
-from ..errors import DatabaseUnavailable, DocumentNotFound, EmbedderError, GateClosed, VecError
+from ..errors import DatabaseUnavailable, DocumentNotFound, EmbedderError, GateClosed, VecError, shown
 from ..functions import let_go
-from ..keys import Key, key_to_path
+from ..lookup import find_key, get_document
 from ..paid import PaidEmbedder
 from ..searching import embed_or_words
-from ..store import counting, reading, source
+from ..store import counting, reading
 from ..store.transactions import mapped_errors, snapshot
 from ..vectors import Vector
 from . import site, visitors
@@ -74,16 +74,20 @@ async def ask(
 
 
 async def find_similar(
-    datasette: Datasette, db: Database, index: Index, key: Key, window: Query, *, facets: Sequence[str] = ()
+    datasette: Datasette, db: Database, index: Index, path: str, window: Query, *, facets: Sequence[str] = ()
 ) -> Answer:
-    """Answer which rows are similar to that of a key; `window` says how many, from where, and with which filters."""
+    """Answer which rows are similar to the one whose key is spelled so.
+
+    `window` says how many, from where, and with which filters.
+    """
     started = time.perf_counter()
 
     def read(conn: sqlite3.Connection) -> Answer:
         with mapped_errors(), snapshot(conn):
-            row = source.rows(conn, index, [key])[0] if len(key) == len(index.key) else None
-            if row is None:
-                raise DocumentNotFound(f"{index.table!r} has no row with the key {key_to_path(key)[:80]}")
+            key = find_key(conn, index, path)
+            if key is None:
+                raise DocumentNotFound(f"{index.table!r} has no row with the key {shown(path)}")
+            document = get_document(conn, index, key)
             found = browse_similar(
                 conn, index, key, k=window.k, offset=window.offset, filters=window.filters, facets=facets
             )
@@ -94,7 +98,7 @@ async def find_similar(
                 query=window,
                 found=found,
                 key=key,
-                title=searching.title(index, key, row),
+                title=document.title,
                 notices=_notices(db, conn, index, window),
             )
 

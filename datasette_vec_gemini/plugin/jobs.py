@@ -72,6 +72,11 @@ class Jobs:
         with self._lock:
             return _key(path, index) in self._failed
 
+    def forget(self, path: str | PathLike[str], index: str) -> None:
+        """Forget that a job of an index has failed: the index is gone, and the next one of its name is another."""
+        with self._lock:
+            self._failed.discard(_key(path, index))
+
     def start(
         self,
         path: str | PathLike[str],

@@ -10,7 +10,6 @@ from datasette.app import Datasette
 from .. import config
 from ..domain import Query
 from ..errors import InvalidQuery, VecError
-from ..keys import key_from_path
 from . import page
 from .answers import Answer
 from .finding import find_similar
@@ -42,7 +41,7 @@ async def similar_page(datasette: Datasette, request: Request) -> Response:
             offset=read_integer(request, "_next", 0),
         )
         facets = request.args.getlist("_facet")
-        answer = await find_similar(datasette, db, index, key_from_path(path), window, facets=facets)
+        answer = await find_similar(datasette, db, index, path, window, facets=facets)
     except VecError as raised:
         error, status = str(raised), status_of(raised)
     context = page.common(

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from click import ClickException
@@ -42,9 +43,9 @@ class Site:
     """
 
     def __init__(self, datasette: Datasette) -> None:
-        where, layer = f"plugins: {PLUGIN}", datasette.plugin_config(PLUGIN)
         self.fault: InvalidSetting | None = None
         try:
+            ((where, layer),) = settings_of(datasette)
             self.access = config.access(where, layer)
             self.gate = config.gate(layer or {}, where=where, may_embed=lambda: visitors.may_embed(datasette))
         except InvalidSetting as error:
@@ -173,15 +174,23 @@ def _configure(datasette: Datasette, own: Site) -> None:
 
 def settings_of(
     datasette: Datasette, database: str | None = None, table: str | None = None
-) -> list[tuple[str, object]]:
-    """What the configuration says at each level down to this one, the instance first, with where it stands."""
-    layers = [(f"plugins: {PLUGIN}", datasette.plugin_config(PLUGIN))]
+) -> list[tuple[str, Any]]:
+    """What the configuration says at each level down to this one, the instance first, with where it stands.
+
+    Raises InvalidSetting where a file or variable that stands for a value cannot be read.
+    """
+    levels: list[tuple[str, dict[str, Any]]] = [(f"plugins: {PLUGIN}", {})]
     if database is not None:
-        of_database = datasette.plugin_config(PLUGIN, database=database, fallback=False)
-        layers.append((f"plugins: {PLUGIN} of database {database}", of_database))
+        levels.append((f"plugins: {PLUGIN} of database {database}", {"database": database, "fallback": False}))
     if table is not None:
-        of_table = datasette.plugin_config(PLUGIN, database=database, table=table, fallback=False)
-        layers.append((f"plugins: {PLUGIN} of table {table}", of_table))
+        of_table = {"database": database, "table": table, "fallback": False}
+        levels.append((f"plugins: {PLUGIN} of table {table}", of_table))
+    layers = []
+    for where, level in levels:
+        try:
+            layers.append((where, datasette.plugin_config(PLUGIN, **level)))
+        except (OSError, TypeError, ValueError) as error:
+            raise InvalidSetting(f"{where}: what $file or $env name there cannot be read: {error}") from None
     return layers
 
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("peewee", reason="needs Peewee: pip install 'datasette-vec-gemini[peewee]'")
 import numpy as np
-from peewee import IntegrityError, chunked
+from peewee import IntegrityError, chunked, fn
 from peewee_documents import (
     FAR,
     INDEXES,
@@ -25,8 +25,8 @@ from peewee_documents import (
     store,
 )
 
-from datasette_vec_gemini.errors import InvalidQuery, InvalidVector
-from datasette_vec_gemini.peewee import nearest, sync_indexes
+from datasette_vec_gemini.errors import ColumnNotFound, InvalidQuery, InvalidVector, UsageError
+from datasette_vec_gemini.peewee import bulk_insert, nearest, sync_indexes
 
 __all__ = ["db", "expect", "opened", "store"]
 
@@ -57,6 +57,11 @@ def insert_tuples():
 def insert_from():
     fields = [Document.title, Document.lang, Document.embedding]
     Document.insert_from(Document.select(*fields).where(Document.id < 9), fields).execute()
+
+
+def insert_in_bulk():
+    rows = [{"slug": f"new{n}", Document.embedding: turned(n)} for n in range(1, 4)]
+    assert bulk_insert(Document, iter(rows)) == 3
 
 
 def bulk_create():
@@ -204,9 +209,9 @@ def failed():
 
 
 WRITES = [
-    create, save_new, insert_many, insert_tuples, insert_from, bulk_create, get_or_create, returning, save, update,
-    update_to_another, bulk_update, set_by_id, update_of_something_else, set_null, change_key, delete, delete_instance,
-    truncate, upsert_new, upsert_old, upsert_preserving, insert_or_ignore, raw_sql, rolled_back,
+    create, save_new, insert_many, insert_tuples, insert_from, insert_in_bulk, bulk_create, get_or_create, returning,
+    save, update, update_to_another, bulk_update, set_by_id, update_of_something_else, set_null, change_key, delete,
+    delete_instance, truncate, upsert_new, upsert_old, upsert_preserving, insert_or_ignore, raw_sql, rolled_back,
     rolled_back_to_a_savepoint, failed,
 ]  # fmt: skip
 ON_SQLITE_ONLY = [replace_by_key, replace_by_another_column, replace_many, reuse_a_key]
@@ -240,6 +245,39 @@ def answers_are_right(expect):
         assert found(search(k=ROWS + 50)) == expect(ROWS + 50)
 
     return check
+
+
+def test_rows_in_bulk_are_what_insert_many_would_make_of_them(db):
+    author = Author.get_by_id(2)
+    rows = [{"title": f"row {n}", "author": author, "embedding": [NEAR, None][n % 2]} for n in range(4)]
+    assert bulk_insert(Document, rows) == 4
+    Document.insert_many(rows).execute()
+    columns = Document.title, Document.lang, Document.slug, Document.author, Document.embedding
+    in_bulk, *others = [
+        [row[1:] for row in half]
+        for half in chunked(Document.select(Document.id, *columns).where(Document.id > ROWS + 1).tuples(), 4)
+    ]
+    assert others == [in_bulk]
+    assert [row[1] for row in in_bulk] == ["en"] * 4
+    assert bulk_insert(Document, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "last"),
+    [
+        (IntegrityError, "slug", {"slug": "s1", "title": "again"}),
+        (UsageError, "row 2 has other fields than the first: 'slug' instead of 'slug', 'title'", {"slug": "b"}),
+        (UsageError, "row 2: title is an SQL expression", {"slug": "b", "title": fn.upper("a")}),
+    ],
+)
+def test_one_bad_row_takes_all_rows_of_a_bulk_with_it(db, error, match, last):
+    with pytest.raises(error, match=match):
+        bulk_insert(Document, [{"slug": "a", "title": "first"}, last])
+    assert Document.select().where(Document.slug == "a").count() == 0
+    with pytest.raises(ColumnNotFound, match="Document has no field 'colour'; it has id, title, lang"):
+        bulk_insert(Document, [{"colour": 1}])
+    with pytest.raises(UsageError, match="names a field twice: 'title', 'title'"):
+        bulk_insert(Document, [{"title": "a", Document.title: "b"}])
 
 
 def test_one_statement_serves_every_k_and_filter(db, expect):
@@ -310,6 +348,7 @@ def test_what_is_no_vector_is_refused_before_anything_is_written(db, value):
     for attempt in (
         lambda: Document.create(embedding=value),
         lambda: Document.insert_many([{"embedding": NEAR}, {"embedding": value}]).execute(),
+        lambda: bulk_insert(Document, [{"embedding": NEAR}, {"embedding": value}]),
         lambda: Document.update(embedding=value).execute(),
         lambda: nearest(Document.embedding, value),
         lambda: Document.embedding.l2_distance(value),

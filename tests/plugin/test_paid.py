@@ -209,6 +209,8 @@ def test_sql_embedding_as_yaml_reads_it(fake, file, value, mode, works):
         ),
         (None, {"GOOGLE_GEMINI_BASE_URL": "http://example.org"}, "the environment: base_url is 'http://example.org'"),
         (None, {"DATASETTE_VEC_DAILY_USD": "many"}, "the environment: daily_usd is 'many'"),
+        (settings(api_key={"$file": "none.txt"}), {}, "plugins: datasette-vec-gemini: what $file or $env name there"),
+        (settings(api_key={"$env": 1}), {}, "cannot be read: str expected, not int"),
         (None, {"DATASETTE_VEC_SQL_EMBEDDING": "perhaps"}, "the environment: sql_embedding is 'perhaps'"),
     ],
 )

@@ -32,7 +32,7 @@ async def test_page_and_twins_show_what_the_library_finds(site, library) -> None
         "query": "",
         "index": "docs",
         "mode": "semantic",
-        "key": ["3"],
+        "key": [3],
         "title": "dates 3",
         "next": "4",
         "pending": 0,
@@ -43,6 +43,24 @@ async def test_page_and_twins_show_what_the_library_finds(site, library) -> None
     assert "/library/docs/3" not in hrefs(page)
     table = (await datasette.client.get("/library/-/vec/docs/similar.csv?key=3&_size=4&category=time")).text
     assert [row[0] for row in csv.reader(io.StringIO(table))] == ["id", *(str(hit["key"][0]) for hit in hits)]
+
+
+@pytest.mark.asyncio
+async def test_a_key_that_is_a_blob_is_found_as_the_row_s_address_spells_it(site, build, tmp_path) -> None:
+    file = build(
+        tmp_path / "library.db",
+        """
+        create table docs (id primary key, title text, body text);
+        insert into docs values (x'ff01', 'bytes', 'read bytes'), (7, 'number', 'read numbers'), ('7', 'text', 'read');
+        """,
+        columns=["title", "body"],
+    )
+    body = (await site(file).client.get("/library/-/vec/docs/similar.json?key=ff01")).json()
+    assert (body["title"], body["key"], {hit["title"] for hit in body["hits"]}) == (
+        "bytes",
+        ["ff01"],
+        {"number", "text"},
+    )
 
 
 @pytest.mark.asyncio
@@ -61,7 +79,7 @@ async def test_pages_show_every_other_row_once(site, library) -> None:
     [
         ("", 400, "key is missing"),
         ("?key=", 400, "key is missing"),
-        ("?key=99", 404, "has no row with the key 99"),
+        ("?key=99", 404, "has no row with the key '99'"),
         ("?key=1,2", 404, "has no row with the key"),
         ("?key=%00", 404, "has no row with the key"),
         ("?key=26", 404, "has no vector"),

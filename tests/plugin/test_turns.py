@@ -177,6 +177,32 @@ async def test_sql_that_searches_waits_for_its_turn_and_other_sql_does_not(site,
 
 
 @pytest.mark.asyncio
+async def test_a_saved_query_that_searches_waits_for_its_turn_and_others_do_not(site, library) -> None:
+    queries = {
+        "asked": {"sql": "select json_array_length(Semantic_Search('docs', :q, 3)) as n"},
+        "more~tables": {"sql": "select json_array_length(semantic_search('docs', 'dates', 3)) as n"},
+        "plain": {"sql": "select 1 as n"},
+    }
+    block = {"databases": {"library": {"queries": queries}}}
+    datasette = site(library, **({"config": block} if hasattr(Datasette, "allowed") else {"metadata": block}))
+    await datasette.invoke_startup()
+
+    async def ask(path: str) -> tuple[int, str]:
+        response = await datasette.client.get(f"/library/{path}")
+        return response.status_code, response.text
+
+    searches = ["asked.json?_shape=array&q=dates", "more~7Etables.json?_shape=array"]
+    assert [await ask(path) for path in searches] == [(200, '[{"n": 3}]')] * 2
+    with taken(sites.of(datasette).searching_sql):
+        waiting = [asyncio.ensure_future(ask(path)) for path in searches]
+        await soon(lambda: sites.of(datasette).searching_sql.waiting == 2)
+        assert await ask("plain.json?_shape=array") == (200, '[{"n": 1}]')
+        assert (await ask("docs.json"))[0] == 200
+        for request in waiting:
+            request.cancel()
+
+
+@pytest.mark.asyncio
 async def test_what_a_request_with_its_turn_asks_of_datasettes_own_client_is_part_of_it(site, library) -> None:
     class Outer(Plugin):
         @hookimpl
