@@ -49,7 +49,7 @@ def test_similar_takes_a_key_as_the_row_s_address_spells_it(run, conn):
     )
     sync(conn, create_index(conn, "docs", table="docs", columns=["body"], embedder="hashing"))
     assert "1. 7\n" in run("similar", "DB", "docs", "ff01").stdout
-    assert "1. ff01\n" in run("similar", "DB", "docs", "7").stdout
+    assert "1. ff01  [ff01]\n" in run("similar", "DB", "docs", "7").stdout
 
 
 @pytest.fixture
