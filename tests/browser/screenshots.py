@@ -29,7 +29,7 @@ def take(directory: Path) -> None:
                 page.goto(path)
                 if name == "status":
                     page.get_by_role("button", name="Verify").click()
-                    page.get_by_text("finished").first.wait_for(timeout=120_000)
+                    page.get_by_text("all checks hold").wait_for(timeout=120_000)
                 page.wait_for_load_state("networkidle")
                 picture = directory / f"{name}.png"
                 page.screenshot(path=picture)
