@@ -35,7 +35,7 @@ def fault_of_system_python() -> str | None:
 
 
 def newer_python() -> str | None:
-    """The newest interpreter that works here, other than the one that runs nox."""
+    """An interpreter of Python 3.13, else 3.12, other than the one that runs nox."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     for minor in (13, 12):
         # A shim of pyenv is on the path even while its version is switched off, so each candidate is tried.

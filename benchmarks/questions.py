@@ -1,4 +1,4 @@
-"""Questions about Python's standard library, each unlike the others."""
+"""A hundred questions about Python's standard library: each verb of each thing."""
 
 VERBS = ("parse", "read", "compare", "close", "sort", "send", "encode", "print", "split", "count")
 THINGS = (

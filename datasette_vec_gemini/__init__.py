@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .lookup import Document, find_key, get_document
     from .paid import PaidEmbedder
     from .placing import NewDocument
-    from .searching import embed, embed_or_words, search, similar
+    from .searching import by_words, embed, embed_or_words, search, similar
     from .store.counting import count_pending
     from .store.registry import find as find_index
     from .store.registry import indexes
@@ -71,7 +71,7 @@ _HOMES = {
     "lookup": ("Document", "find_key", "get_document"),
     "paid": ("PaidEmbedder",),
     "placing": ("NewDocument",),
-    "searching": ("embed", "embed_or_words", "search", "similar"),
+    "searching": ("by_words", "embed", "embed_or_words", "search", "similar"),
     "store.counting": ("count_pending",),
     "store.registry": ("find_index", "indexes"),
     "syncing": ("Stop", "sync"),
@@ -99,6 +99,7 @@ __all__ = [
     "Why",
     "Written",
     "add_documents",
+    "by_words",
     "connect",
     "count_pending",
     "create_index",

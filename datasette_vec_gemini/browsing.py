@@ -14,7 +14,7 @@ from .driver import sqlite3
 from .errors import InvalidQuery
 from .keys import Key
 from .schema import affinity
-from .searching import answer, document_vector, similar
+from .searching import answer, current, document_vector, similar
 from .store import reading, source
 from .store.keyword import terms
 from .store.transactions import mapped_errors, snapshot
@@ -79,6 +79,7 @@ def browse(conn: sqlite3.Connection, index: Index, query: Query, *, facets: Sequ
     Raises what `search` raises, and ColumnNotFound for a facet of no column.
     """
     with mapped_errors(), snapshot(conn):
+        index = current(conn, index)
         deep = answer(conn, index, replace(query, k=max(AMONG, query.offset + query.k), offset=0))
         vector = None if query.mode == "keyword" else query.vector
         usual = _usual_cosine(conn, index, vector) if deep and vector is not None else 0.0
@@ -98,6 +99,7 @@ def browse_similar(
     """The same for `searching.similar`: no model is called. Raises what that raises."""
     window = Query("-", k=k, offset=offset, mode="semantic")
     with mapped_errors(), snapshot(conn):
+        index = current(conn, index)
         deep = similar(conn, index, key, k=max(AMONG, offset + k), filters=filters)
         usual = _usual_cosine(conn, index, document_vector(conn, index, key))
         return _page(conn, index, deep, window, usual=usual, facets=facets)

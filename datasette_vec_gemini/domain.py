@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from uuid import uuid4
 
-from .errors import InvalidName, InvalidQuery, shown
+from .errors import InvalidName, InvalidQuery, InvalidSetting, shown
 from .keys import Key, key_to_json
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def check_name(name: str) -> None:
 
 
 def check_quantize(quantize: str) -> None:
-    """Raise InvalidName unless codes can be of this kind."""
+    """Raise InvalidSetting unless codes can be of this kind."""
     if quantize not in QUANTIZERS:
-        raise InvalidName(f"quantize is {shown(quantize)}; it can be {', '.join(QUANTIZERS)}")
+        raise InvalidSetting(f"quantize is {shown(quantize)}; it can be {', '.join(QUANTIZERS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,8 +130,10 @@ class Query:
             raise InvalidQuery(f"mode is {shown(self.mode)}; it can be {', '.join(MODES)}")
 
 
-def check_text(text: str) -> None:
-    """Raise InvalidQuery unless the text can be searched for: not blank, not huge, valid Unicode without NUL."""
+def check_text(text: object) -> None:
+    """Raise InvalidQuery unless this is text to search for: not blank, not huge, valid Unicode without NUL."""
+    if not isinstance(text, str):
+        raise InvalidQuery(f"the query is {shown(text)}: it has to be text")
     if not text.strip():
         raise InvalidQuery("the query is empty: say what to search for")
     if len(text) > MAX_QUERY_CHARACTERS:
@@ -186,7 +188,7 @@ class Hit:
     """One answer: a document with its best chunk.
 
     `score` is higher for better and comparable within one answer only: the cosine in semantic mode, BM25 in keyword
-    mode, in hybrid mode the fused score of 0 to 1 (`searching.fuse`).
+    mode, in hybrid mode the fused score of 0 to 1 (`ranking.fuse`).
     """
 
     key: Key

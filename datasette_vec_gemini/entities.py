@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from . import embedders
 from .budget import dollars, ledger_of
@@ -25,15 +25,16 @@ from .errors import (
     IndexNotFound,
     UsageError,
 )
-from .indexing import create_index, rebuild
+from .indexing import create_index, plan_index, rebuild
 from .keys import Key
 from .paid import PaidEmbedder
 from .schema import source_key
 from .searching import answer, embed
 from .store import generations, registry
 from .store.filters import Condition, among
-from .store.transactions import mapped_errors, snapshot, transaction
-from .syncing import OnProgress, is_behind, sync, sync_text
+from .store.transactions import mapped_errors, refuse_open_transaction, snapshot, transaction
+from .syncing import OnProgress, sync, sync_text
+from .texting import is_behind
 
 ATTRIBUTE = "__semantic__"
 """Where a mapped class keeps its declaration; subclasses share that of their parent."""
@@ -64,23 +65,15 @@ class Semantic:
     def open(self, conn: sqlite3.Connection) -> Index:
         """The index as the database has it, made empty with all rows queued where it is missing.
 
-        Raises ExtensionUnavailable, IndexExists where there is another of that name, TransactionOpen where it would
-        have to be made inside of an open transaction.
+        In an open transaction it is made as a part of that. Raises ExtensionUnavailable, IndexExists where there is
+        another of that name.
         """
         load_vec(driven(conn))
         try:
             index = registry.find(conn, self.name)
         except IndexNotFound:
             try:
-                index = create_index(
-                    conn,
-                    self.name,
-                    table=self.table,
-                    columns=self.columns,
-                    template=self.template,
-                    embedder=self.embedder,
-                    quantize=self.quantize,
-                )
+                index = self._make(conn)
             except IndexExists:  # another process was as quick
                 index = registry.find(conn, self.name)
         self._check(index)
@@ -96,8 +89,10 @@ class Semantic:
     ) -> SyncReport:
         """Bring the index up to the table; where the class names another model now, build that one's generation.
 
-        Raises ConfirmationNeeded before a paid model is asked for anything without `max_usd` or a daily limit.
+        Raises ConfirmationNeeded before a paid model is asked for anything without `max_usd` or a daily limit,
+        TransactionOpen.
         """
+        refuse_open_transaction(conn)
         index, model = self.open(conn), self._model()
         approve = _approval(model, max_usd)
         if (model.fingerprint, self.quantize) == (index.fingerprint, index.quantize):
@@ -144,6 +139,23 @@ class Semantic:
         with mapped_errors(), transaction(conn):
             for generation in registry.generations(conn, self.name):
                 generations.drop(conn, generation)
+
+    def _make(self, conn: sqlite3.Connection) -> Index:
+        options: dict[str, Any] = {
+            "table": self.table,
+            "columns": self.columns,
+            "template": self.template,
+            "embedder": self.embedder,
+            "quantize": self.quantize,
+        }
+        if not conn.in_transaction:
+            return create_index(conn, self.name, **options)
+        # The journal mode, which create_index sets too, cannot change here.
+        index = plan_index(conn, self.name, **options)
+        with mapped_errors(), transaction(conn):
+            registry.migrate(conn)
+            generations.create(conn, index)
+        return index
 
     def _model(self) -> Embedder:
         return embedders.load(self.embedder) if isinstance(self.embedder, str) else self.embedder

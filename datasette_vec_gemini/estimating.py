@@ -12,12 +12,14 @@ from .budget import PRICES_AS_OF, price
 from .chunking import covers, digest, render, split
 from .domain import Embedder, Estimate, Index
 from .driver import sqlite3
-from .filling import ATTEMPTS, FAILED, PENDING, is_cut
+from .filling import is_cut
 from .keys import Key
 from .paid import PaidEmbedder
 from .searching import checked_embedder
 from .store import reading, registry, source, writing
+from .store.counting import FAILED, PENDING
 from .store.transactions import mapped_errors
+from .texting import ATTEMPTS
 
 _BATCH = 500
 _TIMED = 16

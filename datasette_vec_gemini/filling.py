@@ -6,8 +6,6 @@ what an interrupted run has paid for is written before it ends.
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from collections import deque
@@ -15,9 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol, runtime_checkable
-from uuid import uuid4
 
 import numpy as np
 
@@ -25,6 +21,7 @@ from .chunking import digest
 from .domain import Embedder, Index, Progress
 from .driver import sqlite3
 from .errors import EmbedderError, EmbeddingFailed, IndexNotFound, InvalidVector
+from .owners import has_died, new_owner, running
 from .paid import PaidEmbedder
 from .store import claims, counting, registry, writing
 from .store.claims import Claimed
@@ -33,8 +30,6 @@ from .vectors import Vector, int8_scale, normalise, pack, unpack
 
 LEASE_SECONDS = 300.0
 """A claim whose process cannot be seen to have died is retaken after this time; one that lives renews it before."""
-ATTEMPTS = 3
-"""A chunk that the model refused is tried again by so many syncs; `full` starts to count anew."""
 RESCUE_SECONDS = 10.0
 """How long a run that failed waits for answers that are paid for."""
 INTERRUPTED_SECONDS = 1.0
@@ -54,20 +49,6 @@ class _Abandonable(Protocol):
     """An embedder that can let its callers go with what they have, though the service has not answered."""
 
     def abandon(self) -> None: ...
-
-
-def new_owner() -> str:
-    """A name for a run of this process, by which others can tell whether it has died."""
-    return f"{_host()}:{os.getpid()}:{uuid4().hex}"
-
-
-def _host() -> str:
-    """This machine, and on Linux which space of process numbers: containers may share a host's name."""
-    try:
-        space = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()}/{space}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +83,9 @@ class Filling:
 
     def run(self) -> None:
         """Give every pending chunk its vector or the reason why it has none. Raises EmbedderError, IndexNotFound."""
-        total, done = counting.count_chunks(self.conn, self.index, only=PENDING), 0
+        total, done = counting.count_chunks(self.conn, self.index, only=counting.PENDING), 0
         most = self._paid.concurrency if self._paid else 1
-        _running.add(self.owner)
+        running.add(self.owner)
         try:
             self._tell(0, total)
             while total:
@@ -117,7 +98,7 @@ class Filling:
                     done += size
                     self._tell(done, total)
                 elif self._others_are_embedding():
-                    done = total - counting.count_chunks(self.conn, self.index, only=PENDING)
+                    done = total - counting.count_chunks(self.conn, self.index, only=counting.PENDING)
                     self._tell(done, total)  # this is also where who waits for others is stopped
                 else:
                     break
@@ -130,13 +111,13 @@ class Filling:
             self._rescue(RESCUE_SECONDS if isinstance(error, Exception) else INTERRUPTED_SECONDS)
             raise
         finally:
-            _running.discard(self.owner)
+            running.discard(self.owner)
             if self._paid:
                 self._paid.budget.stop()  # who is still under way, for an index that is gone, tries nothing again
                 with suppress(sqlite3.Error), self._paid.budget.settling(self.conn):
                     pass
-        self.failed = counting.count_chunks(self.conn, self.index, only=FAILED)
-        self.pending = counting.count_chunks(self.conn, self.index, only=PENDING)
+        self.failed = counting.count_chunks(self.conn, self.index, only=counting.FAILED)
+        self.pending = counting.count_chunks(self.conn, self.index, only=counting.PENDING)
 
     def _tell(self, done: int, total: int) -> None:
         if total:
@@ -295,10 +276,6 @@ class Filling:
         return bool(owners)
 
 
-PENDING = "embedding is null and error is null"
-FAILED = "embedding is null and error is not null"
-
-
 def is_cut(model: Index | Embedder, *, of: Index) -> bool:
     """Whether an embedder, or an index of it, has the vectors of another index's model with fewer dimensions."""
     shorter = of.fingerprint.replace(f"@{of.dimensions}", f"@{model.dimensions}", 1)
@@ -313,32 +290,3 @@ def _rescued(answer: Future[list[Outcome]]) -> Sequence[Outcome] | None:
     if error is None:
         return answer.result()
     return error.outcomes if isinstance(error, EmbedderError) else None
-
-
-_running: set[str] = set()
-"""The owners of this process that are at work: one that could not give its claims back has ended all the same."""
-
-
-def has_died(owner: str) -> bool:
-    """Whether the run that made a claim is known to have ended; elsewhere than here nothing is known."""
-    host, pid, _ = owner.rsplit(":", 2)
-    if host == _host() and int(pid) == os.getpid():
-        return owner not in _running
-    if os.name != "posix" or host != _host():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def lives_elsewhere(owner: str) -> bool:
-    """Whether a run is known to go on in another process of this machine; of an owner that is none nothing is."""
-    try:
-        host, pid, _ = owner.rsplit(":", 2)
-        return os.name == "posix" and host == _host() and int(pid) != os.getpid() and not has_died(owner)
-    except (ValueError, OverflowError):
-        return False

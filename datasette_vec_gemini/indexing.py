@@ -151,7 +151,7 @@ def rebuild(
         report = sync(
             conn, successor, embedder=model, max_usd=max_usd, approve=approve, on_progress=on_progress, stop=stop
         )
-        refused = counting.count_chunks(conn, index, only="embedding is null and error is not null")
+        refused = counting.count_chunks(conn, index, only=counting.FAILED)
         if report.failed > refused:
             return index, report
         with transaction(conn):

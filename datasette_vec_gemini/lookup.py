@@ -15,9 +15,9 @@ from .driver import sqlite3
 from .errors import DocumentNotFound, shown
 from .keys import Key, key_from_path, key_to_path
 from .schema import source_key
-from .searching import title
 from .store import source
 from .store.transactions import mapped_errors
+from .titles import title
 
 MOST_CANDIDATES = 100
 
@@ -39,7 +39,11 @@ def get_document(conn: sqlite3.Connection, index: Index, key: Sequence[object]) 
         if row is None:
             raise DocumentNotFound(f"{index.table!r} has no row with the key {shown(key_to_path(key))}")
         own = _own_key(index, key, row)
-        text = render(row, columns=index.columns, template=index.template)
+        try:
+            text = render(row, columns=index.columns, template=index.template)
+        except KeyError:
+            source.check(conn, index)  # says so where the table has lost a column
+            raise
         return Document(key=own, title=title(index, own, row), text=text, row=row)
 
 

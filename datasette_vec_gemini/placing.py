@@ -14,8 +14,8 @@ from .driver import sqlite3
 from .errors import ColumnNotFound, InvalidKey, InvalidQuery, UsageError, shown
 from .keys import Key, key_from_path
 from .schema import source_key
-from .searching import TITLES
 from .store import source
+from .titles import TITLES
 
 MAX_DOCUMENT_CHARACTERS = 200_000
 MAX_FIELD_CHARACTERS = 10_000

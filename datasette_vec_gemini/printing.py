@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -19,18 +20,12 @@ from .driver import sqlite3
 from .errors import counted
 from .keys import key_to_path
 from .store import counting
-from .syncing import OnProgress
+from .syncing import OnProgress, told
 
 
 def print_report(chosen: Index, report: SyncReport) -> None:
     """What one sync did, and why it compared every row if it did."""
-    reused = f", {report.reused:,} reused" if report.reused else ""
-    removed = f", {counted(report.chunks_removed, 'chunk')} removed" if report.chunks_removed else ""
-    paid = f", {counted(report.tokens, 'token')}, {dollars(report.usd)}" if report.usd else ""
-    click.echo(
-        f"Synced {chosen.name}: {counted(report.documents, 'document')} read, {counted(report.embedded, 'chunk')} "
-        f"embedded{reused}{removed}{paid}, {report.seconds:.1f} s"
-    )
+    click.echo(f"Synced {chosen.name}: {told(replace(report, notes=()), with_costs=True)}")
     for note in report.notes:
         click.echo(f"  note: {note}")
 

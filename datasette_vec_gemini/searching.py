@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,33 +11,30 @@ from . import embedders
 from .access import Access
 from .budget import ledger_of
 from .chunking import render
-from .domain import MAX_HITS, Embedder, Hit, Index, KeywordRank, Mode, Query, SemanticRank, Why, check_window
+from .domain import MAX_HITS, Embedder, Hit, Index, Query, check_window
 from .driver import sqlite3
 from .errors import (
     DocumentNotFound,
     EmbedderError,
     FingerprintMismatch,
-    IndexNotFound,
     InvalidSetting,
     UnknownEmbedder,
+    VecError,
 )
-from .keys import Key, key_to_json, key_to_path
+from .keys import Key, key_to_path
 from .paid import PaidEmbedder
+from .ranking import Ranked, fuse
 from .store import counting, registry, source
 from .store.filters import Condition, compile_filters, joined, unqueued
 from .store.keyword import keyword, terms
 from .store.nearest import Candidate, nearest, strengths
 from .store.reading import chunks_by_id, chunks_of, vectors_of
 from .store.transactions import mapped_errors, snapshot
+from .titles import snippet, title
 from .vectors import Vector, normalise, unpack
 
 DEPTHS = (100, MAX_HITS)
 """How many documents each side contributes: the second depth only serves pages beyond what the first one holds."""
-SEMANTIC_WEIGHT = 0.6
-"""The share of meaning in the fused score; measured with `benchmarks`, see `fuse`."""
-SNIPPET_CHARACTERS = 240
-
-TITLES = ("title", "name", "headline", "heading", "subject", "label")
 
 
 def search(conn: sqlite3.Connection, index: Index, query: Query, *, embedder: Embedder | None = None) -> list[Hit]:
@@ -59,10 +55,10 @@ def answer(conn: sqlite3.Connection, index: Index, query: Query, *, only: Condit
 
     `only` is a filter of the caller's beside those of the query.
     """
-    index = _current(conn, index)
+    index = current(conn, index)
     condition, vector = joined(compile_filters(conn, index, query.filters), only), query.vector
 
-    def ranked(depth: int, condition: Condition | None = condition) -> list[_Ranked]:
+    def ranked(depth: int, condition: Condition | None = condition) -> list[Ranked]:
         words = near = list[Candidate]()
         if query.mode != "semantic":
             words = keyword(conn, index, query.text, depth=depth, condition=condition)
@@ -79,16 +75,16 @@ def answer(conn: sqlite3.Connection, index: Index, query: Query, *, only: Condit
     return hits
 
 
-def _current(conn: sqlite3.Connection, index: Index) -> Index:
-    """The generation that is active now, if its vectors can be asked with those of the one that was looked up."""
-    try:
-        current = registry.reread(conn, index)
-    except IndexNotFound:
-        current = registry.find(conn, index.name)
-    if current.fingerprint != index.fingerprint:
-        raise FingerprintMismatch(f"index {index.name!r} was rebuilt with {current.embedder} just now: ask again")
-    source.check(conn, current)
-    return current
+def current(conn: sqlite3.Connection, index: Index) -> Index:
+    """The generation that is active now, if its vectors can be asked with those of the one that was looked up.
+
+    Raises IndexNotFound, FingerprintMismatch, and what `source.check` raises.
+    """
+    found = registry.current(conn, index)
+    if found.fingerprint != index.fingerprint:
+        raise FingerprintMismatch(f"index {index.name!r} was rebuilt with {found.embedder} just now: ask again")
+    source.check(conn, found)
+    return found
 
 
 def _strengths_of_others(
@@ -144,12 +140,17 @@ def embed_or_words(
     try:
         asked = embed(index, query, embedder=embedder, access=access, ledger=ledger, ask=ask)
     except (EmbedderError, FingerprintMismatch, InvalidSetting, UnknownEmbedder) as error:
-        if query.mode == "semantic":
-            raise
-        return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
+        return by_words(query, error)
     if query.mode == "hybrid" and asked.vector is None:
         return asked, [f"Searched by exact words only: model {index.embedder} does not know the language of the query"]
     return asked, []
+
+
+def by_words(query: Query, error: VecError) -> tuple[Query, list[str]]:
+    """The query by words where its meaning cannot be had, with a notice why; in semantic mode the error is raised."""
+    if query.mode == "semantic":
+        raise error
+    return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
 
 
 def checked_embedder(index: Index, embedder: Embedder | None = None, access: Access | None = None) -> Embedder:
@@ -178,12 +179,12 @@ def similar(
     """
     check_window(k, offset)
     with mapped_errors(), snapshot(conn):
-        index = _current(conn, index)
+        index = current(conn, index)
         vector = document_vector(conn, index, key)
         condition = compile_filters(conn, index, filters or {})
         own = {stored.id for stored in chunks_of(conn, index, [key])[0]}
 
-        def ranked(depth: int) -> list[_Ranked]:
+        def ranked(depth: int) -> list[Ranked]:
             found = nearest(conn, index, vector, depth=depth + 1, condition=condition)
             return fuse([], [candidate for candidate in found if candidate.chunk_id not in own], mode="semantic")
 
@@ -205,55 +206,10 @@ def document_vector(conn: sqlite3.Connection, index: Index, key: Sequence[object
     return normalise(np.mean([unpack(blob) for blob in blobs], axis=0), dimensions=index.dimensions)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Ranked:
-    key: Key
-    chunk_id: int
-    score: float
-    why: Why
-
-
-def fuse(words: Sequence[Candidate], near: Sequence[Candidate], *, mode: Mode = "hybrid") -> list[_Ranked]:
-    """One ranking of both sides' candidates.
-
-    In hybrid mode a document's BM25 (0 where no word matches) and cosine are each stretched to 0..1 over all candidates
-    and added, 0.4 for words and 0.6 for meaning. Keywords' candidates come with their cosine, so that the scale of a
-    model's cosines does not matter; one whose vector is still pending is judged by its words alone. This convex
-    combination (Bruch, Gai, Ingber 2023, "An Analysis of Fusion Functions for Hybrid Retrieval") ranks better than
-    reciprocal rank fusion on the sets of `benchmarks`.
-    """
-    keyword_ranks = {c.key: KeywordRank(rank=rank, bm25=c.strength) for rank, c in enumerate(words, 1)}
-    semantic_ranks = {c.key: SemanticRank(rank=rank, cosine=c.strength) for rank, c in enumerate(near, 1)}
-    chunk_ids = {c.key: c.chunk_id for c in (*near, *words)}
-    weight = SEMANTIC_WEIGHT if words and near else float(bool(near))
-    absent = [Candidate(key=key, chunk_id=0, strength=0.0) for key in chunk_ids if key not in keyword_ranks]
-    by_words, by_meaning = _stretch([*words, *absent]), _stretch(near)
-    ranking = []
-    for key, chunk_id in chunk_ids.items():
-        fused = (1 - weight) * by_words[key] + weight * by_meaning.get(key, by_words[key])
-        why = Why(keyword=keyword_ranks.get(key), semantic=semantic_ranks.get(key), fused=fused)
-        if mode == "semantic" and why.semantic:
-            score, why = why.semantic.cosine, replace(why, fused=None)
-        elif mode == "keyword" and why.keyword:
-            score, why = why.keyword.bm25, replace(why, fused=None)
-        else:
-            score = fused
-        ranking.append(_Ranked(key=key, chunk_id=chunk_id, score=score, why=why))
-    # Ties are broken by the age of the chunk, so that pages are stable.
-    ranking.sort(key=lambda r: (-r.score, r.chunk_id))
-    return ranking
-
-
-def _stretch(candidates: Sequence[Candidate]) -> dict[Key, float]:
-    values = [candidate.strength for candidate in candidates]
-    high, low = max(values, default=0.0), min(values, default=0.0)
-    return {c.key: (c.strength - low) / (high - low) if high > low else 1.0 for c in candidates}
-
-
 def _page(
     conn: sqlite3.Connection,
     index: Index,
-    ranked: Callable[[int], list[_Ranked]],
+    ranked: Callable[[int], list[Ranked]],
     *,
     k: int,
     offset: int,
@@ -276,7 +232,7 @@ def _page(
 
 
 def _true_hits(
-    conn: sqlite3.Connection, index: Index, ranking: Sequence[_Ranked], words: Sequence[str]
+    conn: sqlite3.Connection, index: Index, ranking: Sequence[Ranked], words: Sequence[str]
 ) -> Iterator[Hit]:
     """The candidates whose row exists and still has the chunk's text at its place, as hits."""
     chunks = chunks_by_id(conn, index, [candidate.chunk_id for candidate in ranking])
@@ -298,34 +254,3 @@ def _true_hits(
             row=row,
             why=candidate.why,
         )
-
-
-def title(index: Index, key: Key, row: Mapping[str, object]) -> str:
-    """What to call a document: a column named like a title, else the first of several indexed columns, else its key."""
-    by_name = {name.casefold(): name for name in row}
-    columns = [by_name[name] for name in TITLES if name in by_name]
-    if len(index.columns) > 1:
-        columns.append(index.columns[0])
-    for column in columns:
-        value = row[column]
-        if isinstance(value, str | int | float) and str(value).strip():
-            return " ".join(str(value).split())[:200]
-    return ", ".join(map(str, key_to_json(key)))
-
-
-def snippet(text: str, words: Sequence[str]) -> str:
-    """About 240 characters of a chunk on one line, from a little before its first occurrence of a word."""
-    line = " ".join(text.split())
-    if len(line) <= SNIPPET_CHARACTERS:
-        return line
-    lowered = line.lower()
-    places = [match.start() for word in words if (match := re.search(rf"\b{re.escape(word)}", lowered))]
-    start = max(0, min(places, default=0) - SNIPPET_CHARACTERS // 4)
-    start = min(start, len(line) - SNIPPET_CHARACTERS)
-    if start:
-        start = line.find(" ", start) + 1 or start
-    piece = line[start : start + SNIPPET_CHARACTERS]
-    if start + SNIPPET_CHARACTERS < len(line):
-        piece = piece.rpartition(" ")[0] or piece
-        piece += " …"
-    return f"… {piece}" if start else piece

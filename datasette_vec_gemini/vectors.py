@@ -5,10 +5,14 @@ The packed form is sqlite-vec's float32 vector: `dimensions` consecutive IEEE 75
 
 from __future__ import annotations
 
+import struct
+from contextlib import suppress
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InvalidVector
+from .errors import InvalidVector, shown
 
 Vector = NDArray[np.float32]
 
@@ -44,6 +48,43 @@ def normalise(vectors: ArrayLike, *, dimensions: int) -> Vector:
         raise InvalidVector("a vector is all zeros and has no direction")
     unit: Vector = (array / lengths).astype(np.float32)
     return unit
+
+
+def checked(value: Any, dimensions: int, *, nonzero: bool = False) -> Vector:
+    """A list, array or packed BLOB as a float32 array of shape (dimensions,).
+
+    Raises InvalidVector, a ValueError, for text, another shape, NaN or infinity, and for zeros if `nonzero`.
+    """
+    vector = _floats(value, dimensions)
+    if len(vector) != dimensions:
+        raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
+    if not np.isfinite(vector).all():
+        raise InvalidVector("a vector holds NaN or infinity, or a number beyond float32")
+    if nonzero and not vector[0] and not vector.any():
+        raise InvalidVector("a vector is all zeros and has no direction, which the cosine distance compares")
+    return vector
+
+
+def _floats(value: Any, dimensions: int) -> Vector:
+    if isinstance(value, list | tuple):
+        with suppress(struct.error, OverflowError):  # what is no list of numbers is told more about below
+            return np.frombuffer(struct.pack(f"{len(value)}f", *value), dtype=np.float32)
+    if isinstance(value, bytes | bytearray | memoryview):
+        if len(value) % 4:
+            raise InvalidVector(f"expected a vector of {dimensions} float32, {4 * dimensions} bytes, not {len(value)}")
+        return np.frombuffer(value, dtype="<f4").astype(np.float32, copy=False)
+    try:
+        numbers = np.asarray(value)
+    except ValueError as error:
+        raise InvalidVector(f"expected a vector of {dimensions} numbers, got lists of unequal length") from error
+    if numbers.dtype.kind not in "fiu":
+        raise InvalidVector(f"expected a vector of {dimensions} numbers, got {shown(value)}")
+    if numbers.ndim != 1:
+        raise InvalidVector(f"expected a vector of {dimensions} numbers, got an array of shape {numbers.shape}")
+    if numbers.dtype == np.float32:
+        return numbers
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 def int8_scale(vectors: Vector) -> float:

@@ -45,7 +45,7 @@ MinScore = Annotated[
 ]
 Format = Annotated[
     Literal["concise", "detailed"],
-    Field(description="concise: title and snippet; detailed: the whole passage and the other columns, for few hits"),
+    Field(description="concise: title and snippet; detailed: the whole chunk and the other columns, for few hits"),
 ]
 Key = Annotated[
     str | int, TEXT, Field(description="The key of a document, as a hit, or an answer of add_documents, gives it")

@@ -60,7 +60,7 @@ def catch_up(
     finally:
         timer.cancel()
     if report.failed:
-        return [f"The model refused {report.failed} passages of the index, which are found by words only"]
+        return [f"The model refused {report.failed} chunks of the index, which are found by words only"]
     return []
 
 
@@ -99,5 +99,5 @@ def _approve(model: Embedder, expected: Estimate) -> None:
 
 
 def _told(progress: Progress) -> tuple[float, float, str]:
-    what = "documents read" if progress.stage == "text" else "passages embedded"
+    what = "documents read" if progress.stage == "text" else "chunks embedded"
     return progress.done, progress.total, f"{progress.done} of {progress.total} {what}"

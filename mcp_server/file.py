@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +20,7 @@ from datasette_vec_gemini import (
     Query,
     Stop,
     VecError,
+    by_words,
     connect,
     create_memory,
     embed_or_words,
@@ -127,9 +127,7 @@ class FileLibrary:
         try:
             model = await self._models.ready(shelf.index.embedder, tell)
         except VecError as error:
-            if query.mode == "semantic":
-                raise
-            return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
+            return by_words(query, error)
         return await asyncio.to_thread(partial(embed_or_words, shelf.index, query, embedder=model, ledger=self._ledger))
 
     async def write(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:  # noqa: ARG002 - one file

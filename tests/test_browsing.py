@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from datasette_vec_gemini import Query, create_index, search, sync
+from datasette_vec_gemini import Query, create_index, rebuild, search, sync
 from datasette_vec_gemini.browsing import FACET_VALUES, Facet, browse, browse_similar, relaxed, strength
 from datasette_vec_gemini.domain import Chunk, Hit, KeywordRank, SemanticRank, Why
-from datasette_vec_gemini.errors import ColumnNotFound, DocumentNotFound, InvalidQuery
+from datasette_vec_gemini.errors import ColumnNotFound, DocumentNotFound, FingerprintMismatch, InvalidQuery
 from datasette_vec_gemini.searching import embed, similar
 from datasette_vec_gemini.store import counting, reading
 
@@ -38,6 +38,18 @@ def test_a_page_is_that_of_search(conn, pets, mode, k, offset) -> None:
 def test_a_page_of_similar_rows_is_that_of_similar(conn, pets, offset) -> None:
     found = browse_similar(conn, pets, (1,), k=4, offset=offset, filters={"year": 1990}, facets=["kind"])
     assert list(found.hits) == similar(conn, pets, (1,), k=4, offset=offset, filters={"year": 1990})
+
+
+@pytest.mark.parametrize("keep_old", [False, True])
+def test_an_index_that_was_looked_up_before_a_rebuild_is_browsed_by_the_generation_in_use(conn, pets, keep_old) -> None:
+    query = embed(pets, Query("red fish"))
+    before, near = browse(conn, pets, query), browse_similar(conn, pets, [3])
+    rebuild(conn, pets, quantize="int8", keep_old=keep_old)
+    assert browse(conn, pets, query).hits == before.hits
+    assert browse_similar(conn, pets, [3]).hits == near.hits
+    rebuild(conn, pets, embedder="hashing@128", keep_old=keep_old)
+    with pytest.raises(FingerprintMismatch, match="ask again"):
+        browse(conn, pets, query)
 
 
 def test_the_rows_similar_to_none_are_not_found(conn, pets) -> None:

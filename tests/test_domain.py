@@ -23,7 +23,7 @@ from datasette_vec_gemini.domain import (
     SyncReport,
     Why,
 )
-from datasette_vec_gemini.errors import InvalidName, InvalidQuery
+from datasette_vec_gemini.errors import InvalidName, InvalidQuery, InvalidSetting
 
 ID = KeyColumn(name="id", affinity="INTEGER", collation="BINARY")
 CHUNK = Chunk(position=1, start=10, end=14, text="fish")
@@ -129,7 +129,7 @@ def test_any_other_name_is_refused_with_the_rule_and_the_flag(name):
 
 
 def test_an_unknown_quantizer_is_refused_with_those_there_are():
-    with pytest.raises(InvalidName, match=r"^quantize is 'int4'; it can be bit, int8, float32$"):
+    with pytest.raises(InvalidSetting, match=r"^quantize is 'int4'; it can be bit, int8, float32$"):
         index(quantize="int4")
 
 

@@ -14,6 +14,7 @@ from datasette_vec_gemini.errors import (
     QuotaReached,
     UsageError,
     VecError,
+    counted,
 )
 from datasette_vec_gemini.store.transactions import mapped_errors
 
@@ -238,3 +239,17 @@ def test_an_extension_that_cannot_be_loaded_is_named_without_its_path():
     ):
         prepare(connection)
     assert sqlite_vec.loadable_path() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"), [(1, "chunk", "1 chunk"), (0, "row", "0 rows"), (2_000, "chunk", "2,000 chunks")]
+)
+def test_one_is_singular(number, noun, text) -> None:
+    assert counted(number, noun) == text
+
+
+def test_what_a_budget_says_can_be_told_without_the_remedy_of_another_door() -> None:
+    error = BudgetReached("$1 of $1 are spent", remedy="go on with a greater --max-usd", of_run=True)
+    assert str(error) == "$1 of $1 are spent: go on with a greater --max-usd"
+    assert (error.what, error.of_run) == ("$1 of $1 are spent", True)
+    assert str(BudgetReached("spent")) == "spent"

@@ -12,6 +12,7 @@ import weakref
 import numpy as np
 import pytest
 from fake_gemini import KEY, FakeGemini
+from sqlite_utils import Database
 
 from datasette_vec_gemini import Access, connect, connection, create_index, sqlite3, sync
 from datasette_vec_gemini.functions import Functions
@@ -277,3 +278,11 @@ def test_wrong_settings_in_the_environment_close_the_gate_and_nothing_else(path,
         assert "the environment: sql_embedding is 'perhaps'" in caplog.text
     finally:
         connection._gate.cache_clear()  # noqa: SLF001
+
+
+def test_a_connection_that_has_the_function_keeps_it_when_sqlite_utils_prepares_it(path) -> None:
+    """Datasette 1.0 does that on its own connections, where the function asks who the visitor is."""
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        conn.create_function("embed_gemini", 1, lambda _: "of the site")
+        Database(conn)
+        assert conn.execute("select embed_gemini('x')").fetchone() == ("of the site",)

@@ -25,7 +25,7 @@ from datasette_vec_gemini import (
 )
 from datasette_vec_gemini.embedders.batching import WITNESS
 from datasette_vec_gemini.errors import BudgetReached
-from datasette_vec_gemini.schema import migrations
+from datasette_vec_gemini.migrating import migrations
 from datasette_vec_gemini.store import registry
 from datasette_vec_gemini.store.transactions import database
 from datasette_vec_gemini.vectors import unpack

@@ -10,9 +10,8 @@ from contextlib import closing
 import pytest
 
 from datasette_vec_gemini import connect, create_index, find_index, status, sync
-from datasette_vec_gemini.driver import sqlite3
-from datasette_vec_gemini.errors import BudgetReached, counted
-from datasette_vec_gemini.filling import BATCH_SECONDS, FIRST_BATCH, new_owner
+from datasette_vec_gemini.filling import BATCH_SECONDS, FIRST_BATCH
+from datasette_vec_gemini.owners import new_owner
 from datasette_vec_gemini.store import claims
 from datasette_vec_gemini.store.transactions import transaction
 from datasette_vec_gemini.syncing import Stop
@@ -52,7 +51,7 @@ def test_a_slow_model_gets_few_texts_at_once_and_a_quick_one_as_many_as_it_takes
     assert max(recorder.batches[3:]) == 64
 
 
-def test_what_is_told_twice_is_told_once_and_nothing_where_nothing_is_pending(conn, index, recorder) -> None:
+def test_nothing_is_told_where_nothing_is_pending(conn, index, recorder) -> None:
     vectors(conn, index, embedder=recorder)
     assert vectors(conn, index, embedder=recorder) == []
 
@@ -88,7 +87,11 @@ def test_who_waits_for_others_can_be_stopped(path, claimed) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    time.sleep(1)
+    until = time.monotonic() + 30
+    while not any(progress.stage == "vectors" for progress in told):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    time.sleep(1)  # it asks again meanwhile
     assert thread.is_alive()
     stop.request(InterruptedError())
     thread.join(10)
@@ -97,27 +100,3 @@ def test_who_waits_for_others_can_be_stopped(path, claimed) -> None:
     assert [p.done for p in told if p.stage == "vectors"] == [0]  # nothing new is not told again
     with closing(connect(path)) as own:
         assert status(own, claimed).pending == ROWS
-
-
-@pytest.mark.parametrize(
-    ("number", "noun", "text"), [(1, "chunk", "1 chunk"), (0, "row", "0 rows"), (2_000, "chunk", "2,000 chunks")]
-)
-def test_one_is_singular(number, noun, text) -> None:
-    assert counted(number, noun) == text
-
-
-def test_what_a_budget_says_can_be_told_without_the_remedy_of_another_door() -> None:
-    error = BudgetReached("$1 of $1 are spent", remedy="go on with a greater --max-usd", of_run=True)
-    assert str(error) == "$1 of $1 are spent: go on with a greater --max-usd"
-    assert (error.what, error.of_run) == ("$1 of $1 are spent", True)
-    assert str(BudgetReached("spent")) == "spent"
-
-
-def test_a_connection_that_has_the_function_keeps_it_when_sqlite_utils_prepares_it(path) -> None:
-    """Datasette 1.0 does that on its own connections, where the function asks who the visitor is."""
-    from sqlite_utils import Database
-
-    with closing(sqlite3.connect(path)) as conn:
-        conn.create_function("embed_gemini", 1, lambda _: "of the site")
-        Database(conn)
-        assert conn.execute("select embed_gemini('x')").fetchone() == ("of the site",)

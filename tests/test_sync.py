@@ -4,9 +4,22 @@ import threading
 
 import pytest
 
-from datasette_vec_gemini import Query, connect, create_index, find_index, load_embedder, search, status, sync, verify
+from datasette_vec_gemini import (
+    Query,
+    SyncReport,
+    connect,
+    create_index,
+    find_index,
+    load_embedder,
+    search,
+    status,
+    sync,
+    verify,
+)
 from datasette_vec_gemini.errors import EmbedderError, FingerprintMismatch, TableNotFound, TransactionOpen
+from datasette_vec_gemini.printing import print_report
 from datasette_vec_gemini.store import counting
+from datasette_vec_gemini.syncing import told
 
 
 def keys(conn, index, text, **options):
@@ -481,3 +494,24 @@ def test_the_journal_is_wal_after_indexing_and_nothing_is_written_by_opening(con
     status(other, docs)
     other.close()
     assert path.read_bytes() == before
+
+
+def test_what_a_sync_did_is_told_alike_on_a_page_and_on_the_command_line_which_adds_the_costs(docs, capsys):
+    report = SyncReport(
+        documents=1_200,
+        chunks_removed=1,
+        embedded=3,
+        reused=2,
+        failed=4,
+        tokens=1_000,
+        usd=0.25,
+        notes=("every row was compared",),
+        seconds=1.23,
+    )
+    did = "1,200 documents read, 3 chunks embedded, 2 reused, 1 chunk removed, 4 failed"
+    assert told(report) == f"{did}, 1.2 s, every row was compared"
+    print_report(docs, report)
+    assert capsys.readouterr().out == (
+        f"Synced docs: {did}, 1,000 tokens, $0.2500, 1.2 s\n  note: every row was compared\n"
+    )
+    assert told(SyncReport(documents=1)) == "1 document read, 0 chunks embedded, 0.0 s"

@@ -12,11 +12,11 @@ import click
 from .. import checking, evaluating, searching, spending
 from ..budget import ledger_of
 from ..connection import connect
+from ..consent import Consent, spending_options
 from ..domain import MODES, Mode, Query
 from ..keys import key_from_path
 from ..lookup import find_key
 from ..printing import print_hits, print_json, print_status
-from ..spending import Consent
 from . import options
 
 
@@ -89,7 +89,7 @@ def status(db: Path, as_json: bool) -> None:
 @click.argument("name", metavar="INDEX")
 @click.option("--queries", required=True, type=click.Path(path_type=Path), help="JSON lines with _id and text.")
 @click.option("--qrels", required=True, type=click.Path(path_type=Path), help="TSV: query-id, corpus-id, score.")
-@spending.options
+@spending_options
 @options.as_json
 def evaluate(db: Path, name: str, queries: Path, qrels: Path, yes: bool, max_usd: float | None, as_json: bool) -> None:
     """Measure nDCG@10 and recall@10 of each mode against judged queries."""

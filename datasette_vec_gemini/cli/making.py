@@ -12,9 +12,9 @@ import click
 
 from .. import indexing, spending
 from ..connection import connect
+from ..consent import Consent, paid, remedy, spending_options
 from ..domain import Quantize, SyncReport
 from ..printing import print_estimate, print_json, print_report
-from ..spending import Consent
 from ..store import registry
 from . import options
 
@@ -30,7 +30,7 @@ from . import options
 @options.embedder
 @options.quantize
 @click.option("--no-sync", is_flag=True, help="Declare the index and leave the work to `sync`.")
-@spending.options
+@spending_options
 def index(
     db: Path,
     table: str,
@@ -48,7 +48,7 @@ def index(
     """Index columns of a table or view, so that its rows can be searched by meaning."""
     consent = Consent(db=db, yes=yes, max_usd=max_usd)
     with closing(connect(db)) as conn:
-        if not no_sync and (model := spending.paid(embedder or "local")):
+        if not no_sync and (model := paid(embedder or "local")):
             consent.require(model)
         made = indexing.create_index(
             conn,
@@ -71,7 +71,7 @@ def index(
 @click.argument("indexes", nargs=-1, metavar="[INDEX]...")
 @click.option("--full", is_flag=True, help="Compare every row instead of trusting the triggers.")
 @click.option("--watch", is_flag=True, help="Look for changes every second until interrupted.")
-@spending.options
+@spending_options
 def sync(db: Path, indexes: Sequence[str], full: bool, watch: bool, yes: bool, max_usd: float | None) -> None:
     """Bring indexes up to their tables: all of them, or those named."""
     consent = Consent(db=db, yes=yes or watch, max_usd=max_usd)
@@ -102,15 +102,14 @@ def estimate(db: Path, name: str, embedder: str | None, as_json: bool) -> None:
     if as_json:
         print_json(expected.to_dict())
         return
-    remedy = spending.remedy(expected, chosen, model, Consent(db=db))
-    print_estimate(expected, paid=model.paid, remedy=remedy)
+    print_estimate(expected, paid=model.paid, remedy=remedy(expected, chosen, model, Consent(db=db)))
 
 
 @click.command()
 @options.database
 @click.argument("indexes", nargs=-1, metavar="[INDEX]...")
 @click.option("--repair", is_flag=True, help="Mend what is found.")
-@spending.options
+@spending_options
 @options.as_json
 def verify(db: Path, indexes: Sequence[str], repair: bool, yes: bool, max_usd: float | None, as_json: bool) -> None:
     """Prove indexes against their tables; exit code 1 if anything is wrong and not mended."""
@@ -143,7 +142,7 @@ def verify(db: Path, indexes: Sequence[str], repair: bool, yes: bool, max_usd: f
 @options.embedder
 @options.quantize
 @click.option("--keep-old", is_flag=True, help="Keep the vectors of the model before, so that going back is free.")
-@spending.options
+@spending_options
 def rebuild(
     db: Path,
     name: str,

@@ -13,9 +13,9 @@ from .. import checking, searching, spending
 from .. import demo as demos
 from .. import doctor as doctors
 from ..connection import connect
+from ..consent import Consent
 from ..domain import Query
 from ..printing import print_hits
-from ..spending import Consent
 from . import options
 
 

@@ -13,9 +13,9 @@ from ..driver import sqlite3
 from ..errors import InvalidFilter, shown
 from ..keys import Key
 from ..schema import source_key
-from ..searching import TITLES, title
 from ..store import picture, source
 from ..store.filters import compile_filters
+from ..titles import TITLES, title
 from . import MAX_POINTS
 from .palette import Category, Palette, shortened
 

@@ -20,6 +20,8 @@ WAITING_ROWS = 250
 class VectorSqliteMixin(SqliteDatabase):
     """Put before another class of SQLite databases: `class Mine(VectorSqliteMixin, PooledSqliteDatabase)`.
 
+    Not before SqliteQueueDatabase, which has no transactions.
+
     Each connection has sqlite-vec. Loading of extensions is off again after that, after Peewee has loaded others and
     after `load_extension`. Where a commit leaves many rows waiting for a vector index, they are folded into it.
     """

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from peewee import SQL, ColumnBase, Field, Node
 
-from ..errors import InvalidVector
-from ..vector_index import checked
-from ..vectors import Vector
+from ..errors import InvalidSetting, InvalidVector
+from ..vectors import Vector, checked
 from .dialects import Dialect, bound_database, dialect_of
 from .index import VectorSchemaManager, indexes_of
 
@@ -21,14 +20,17 @@ class VectorField(Field):
     """Vectors of so many dimensions: a list, an array or packed bytes go in, a list of floats comes out.
 
     SQLite holds them as BLOBs of little-endian float32, PostgreSQL as pgvector's `vector`. What is no such vector is
-    refused before anything is written. Raises InvalidVector, which is a ValueError.
+    refused before anything is written. Raises InvalidVector, which is a ValueError; InvalidSetting for
+    a declaration that cannot be.
     """
 
     field_type = "VECTOR"
 
     def __init__(self, dimensions: int, **options: Any) -> None:
         if options.get("index") or options.get("unique"):
-            raise ValueError("a vector has no order to index it by: add_index(VectorIndex(...)) to the model instead")
+            raise InvalidSetting("a vector has no order to index it by: add_index(VectorIndex(...)) to the model")
+        if dimensions < 1:
+            raise InvalidSetting(f"dimensions={dimensions}: a vector has at least one")
         self.dimensions = dimensions
         super().__init__(**options)
 
@@ -46,7 +48,8 @@ class VectorField(Field):
         """Raises InvalidVector: wrong dimensions, NaN, infinity, text, or zero where an index compares directions."""
         if value is None:
             return None
-        nonzero = any(index.metric == "cosine" for index in indexes_of(self))
+        own = getattr(self.model._meta, "metric", None)  # that of a Vec0Model
+        nonzero = own == "cosine" or any(index.metric == "cosine" for index in indexes_of(self))
         return self._dialect().to_column(checked(value, self.dimensions, nonzero=nonzero))
 
     def case_value(self, value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from peewee import CompositeKey, Index, Model, SchemaManager, SqliteDatabase
 
-from ..vector_index import DerivedIndex
+from ..errors import InvalidKey, InvalidName, InvalidSetting
+from ..vector_index import DerivedIndex, Metric
 from .dialects import base, bound_database, dialect_of
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class VectorIndex(Index):
     """
 
     def __init__(
-        self, field: VectorField | str, *, name: str | None = None, metric: str = "cosine", **tuning: Any
+        self, field: VectorField | str, *, name: str | None = None, metric: Metric = "cosine", **tuning: Any
     ) -> None:
         self.field = field
         self.name = name
-        self.metric = metric
+        self.metric: Metric = metric
         self.tuning = tuning
         super().__init__(name, "", [field])
 
@@ -56,12 +57,12 @@ class VectorIndex(Index):
         return self.field if isinstance(self.field, str) else self.field.name
 
     def of(self, model: type[Model]) -> DerivedIndex:
-        """What the index is in this model. Raises ValueError."""
+        """What the index is in this model. Raises InvalidName, InvalidKey, InvalidSetting."""
         meta = model._meta
         field = self.field_of(model)
         key = meta.primary_key
         if not key or isinstance(key, CompositeKey):
-            raise ValueError(f"{model.__name__} has no key of one column, which a VectorIndex refers to its rows by")
+            raise InvalidKey(f"{model.__name__} has no key of one column, which a VectorIndex refers to its rows by")
         inherited = not isinstance(self.field, str) and self.field.model is not model
         return DerivedIndex(
             name=f"{meta.table_name}_{field.column_name}_idx" if inherited or self.name is None else self.name,
@@ -99,9 +100,14 @@ class VectorSchemaManager(SchemaManager):
         model._schema = both(model, **manager.context_options)
 
     def create_table(self, safe: bool = True, **options: Any) -> None:
-        """Peewee's, in a database that has been made ready for vectors."""
+        """Peewee's, in a database that has been made ready for vectors.
+
+        Raises InvalidName, InvalidKey, InvalidSetting before there is a table.
+        """
         database = bound_database(self.model)
         dialect_of(database).prepare(database)
+        for index in vector_indexes(self.model):
+            index.of(self.model)
         super().create_table(safe, **options)
 
     def _create_indexes(self, safe: bool = True) -> list[Any]:
@@ -141,7 +147,8 @@ class VectorSchemaManager(SchemaManager):
         """Peewee's; what its vector indexes are made of goes with the table."""
         with self._at_once():
             for index in vector_indexes(self.model):
-                self.drop_index(index=index, safe=safe)
+                with suppress(InvalidName):  # no index was ever made by it
+                    self.drop_index(index=index, safe=safe)
             super().drop_table(safe, **options)
 
     def _at_once(self) -> AbstractContextManager[Any]:
@@ -152,7 +159,7 @@ class VectorSchemaManager(SchemaManager):
     def _refuse_elsewhere(self, database: Any) -> None:
         meta = self.model._meta
         if isinstance(database, SqliteDatabase) and (meta.schema or meta.temporary):
-            raise ValueError(
+            raise InvalidSetting(
                 f"{self.model.__name__} is in {meta.schema or 'temp'!r}, and on SQLite a VectorIndex serves tables of "
                 "the main file only: without one, nearest() scores all rows"
             )

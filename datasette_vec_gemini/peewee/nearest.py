@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 from peewee import CTE, SCOPE_COLUMN, SQL, Join, ModelAlias, ModelSelect, Node
 
 from ..errors import InvalidQuery, shown
-from ..vector_index import checked
+from ..vector_index import ALL_ROWS, whole
+from ..vectors import checked
 from .dialects import base, bound_database, dialect_of
 from .fields import Distance, VectorField
 from .index import VectorIndex, indexes_of
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 NEAREST = "_vec_nearest"
 FITS = "_vec_fits"
 
-ALL_ROWS = 1 << 40
-"""As many as any table has: what more is asked for would be no integer of the database."""
-
 
 def nearest(field: VectorField, vector: Any, k: int = 10, *, metric: str | None = None) -> Nearest:
     """Select the k rows whose vector is nearest, nearest first, each with its `.distance`.
@@ -34,7 +31,9 @@ def nearest(field: VectorField, vector: Any, k: int = 10, *, metric: str | None 
     The metric is that of the field's index; without an index all rows are scored, by cosine unless said otherwise.
     Rows without a vector are never found. Raises InvalidQuery, InvalidVector.
     """
-    wanted = _whole(k)
+    if not isinstance(getattr(field, "field", field), VectorField):  # an alias has its field
+        raise InvalidQuery(f"{shown(field)} is no VectorField: nearest(Document.embedding, vector)")
+    wanted = whole(k)
     indexes = [index for index in indexes_of(field) if metric in {None, index.metric}]
     if len(indexes) > 1:
         metrics = " and ".join(sorted(index.metric for index in indexes))
@@ -42,17 +41,6 @@ def nearest(field: VectorField, vector: Any, k: int = 10, *, metric: str | None 
     index = indexes[0] if indexes else None
     own: str = index.metric if index else getattr(base(field.model)._meta, "metric", "cosine")
     return Nearest(field, Score(field, vector, metric or own), k=wanted, index=index)
-
-
-def _whole(k: Any) -> int:
-    """A number of rows; NumPy's integers are some, True is none."""
-    try:
-        number = 0 if isinstance(k, bool) else operator.index(k)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1")
-    return min(number, ALL_ROWS)
 
 
 class Score(Distance):
@@ -97,7 +85,7 @@ class Nearest(ModelSelect):
         """How many rows the search has to find, so that limit and offset have what they take from."""
         if self._sorted:
             return self.k
-        return max(1, min(self._limit or self.k, self.k) + (self._offset or 0))
+        return max(1, min(min(self._limit or self.k, self.k) + (self._offset or 0), ALL_ROWS))
 
     def matching(self) -> ModelSelect | None:
         """The keys of all rows that the filters let through; None where there is no filter."""

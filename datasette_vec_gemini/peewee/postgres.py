@@ -47,7 +47,7 @@ class PostgresDialect:
         return distance
 
     def create_index(self, database: Database, index: DerivedIndex, *, safe: bool) -> None:
-        """HNSW. Raises ValueError when the vectors are too long for it."""
+        """HNSW. Raises InvalidSetting when the vectors are too long for it."""
         database.execute_sql(Hnsw(index=index).create_statement(quote_identifier(index.table), safe=safe))
 
     def drop_index(self, database: Database, index: DerivedIndex) -> None:

@@ -116,9 +116,7 @@ class _WithIndex(SchemaManager):
     def create_all(self, *args: Any, **options: Any) -> None:
         super().create_all(*args, **options)
         if isinstance(self.database, SqliteDatabase):
-            conn = _connection(self.database)
-            if not conn.in_transaction:  # the first sync or search makes it
-                _declared(self.model).open(conn)
+            _declared(self.model).open(_connection(self.database))
 
     def drop_all(self, *args: Any, **options: Any) -> None:
         if isinstance(self.database, SqliteDatabase):

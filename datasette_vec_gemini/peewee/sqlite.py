@@ -12,7 +12,7 @@ from ..schema import quote_identifier
 from ..vector_index.candidates import DISTANCES, MAX_CODES
 from ..vectors import Vector, pack, unpack
 from .database import VectorSqliteMixin
-from .dialects import base
+from .dialects import base, bound_database
 from .nearest import FITS, NEAREST, Pieces
 from .vec0 import Vec0Model
 
@@ -50,6 +50,7 @@ class SqliteDialect:
 
     def distance(self, field: VectorField, other: Vector | Node, metric: str) -> Node:
         """A function of sqlite-vec's or of ours, which both fail for what is no vector."""
+        self.prepare(bound_database(field.model))
         sides: list[Node] = [field, other if isinstance(other, Node) else parameter(other)]
         distance: Node = getattr(fn, DISTANCES[metric])(*sides, coerce=False)
         doubtful = [side for side in sides if not isinstance(side, Value) and not _is_of_vec0(side)]
@@ -65,12 +66,14 @@ class SqliteDialect:
 
     def create_index(self, database: Database, index: DerivedIndex, *, safe: bool) -> None:
         """A vec0 table, triggers, and the rows that the table has."""
+        self.prepare(database)
         if not safe and database.execute_sql("select 1 from sqlite_master where name = ?", (index.name,)).fetchone():
             raise OperationalError(f"index {index.name} already exists")
         index.create(database.connection())
 
     def drop_index(self, database: Database, index: DerivedIndex) -> None:
         """The vec0 table, the triggers and what they noted."""
+        self.prepare(database)
         index.drop(database.connection())
 
     def among(self, key: Node, keys: Select) -> Expression:
@@ -79,6 +82,7 @@ class SqliteDialect:
 
     def nearest(self, query: Nearest) -> list[CTE]:
         """What the index finds, or all rows where there is none, in the order of the exact distance."""
+        self.prepare(bound_database(query.model))
         if isinstance(query.model, type) and issubclass(query.model, Vec0Model):
             return [_nearest_in_vec0(query)]
         tables: list[CTE] = []

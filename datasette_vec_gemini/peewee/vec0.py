@@ -6,11 +6,12 @@ upsert, and move to PostgreSQL. This is for files that have such tables, and for
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from peewee import Field, Model, NotSupportedError, SqliteDatabase
 
+from ..errors import InvalidSetting
+from ..vector_index.vec0 import check_name
 from .dialects import bound_database
 from .fields import VectorField
 from .index import STORED, VectorSchemaManager
@@ -18,8 +19,6 @@ from .index import STORED, VectorSchemaManager
 if TYPE_CHECKING:
     from peewee import Context
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-TAKEN = ("distance", "k")
 METRICS = ("cosine", "l2")
 
 
@@ -45,24 +44,22 @@ class Vec0SchemaManager(VectorSchemaManager):
 
 
 def column(field: Field, *, metric: str) -> str:
-    """One column of a vec0 table in its own grammar. Raises ValueError for what vec0 cannot have."""
+    """One column of a vec0 table in its own grammar. Raises InvalidName, InvalidSetting."""
     name = f"{field.model.__name__}.{field.name}"
-    if not NAME.fullmatch(field.column_name) or field.column_name.lower() in TAKEN:
-        raise ValueError(
-            f"{name}: vec0 takes no column name but of ASCII letters, digits and _, and {' and '.join(TAKEN)} are its "
-            "own: set column_name"
-        )
+    check_name(field.column_name, of=name)
     if field.null:
-        raise ValueError(f"{name}: vec0 holds no NULL: drop null=True, and leave out rows that have no value")
+        raise InvalidSetting(f"{name}: vec0 holds no NULL: drop null=True, and leave out rows that have no value")
     if isinstance(field, VectorField):
         if metric not in METRICS:
-            raise ValueError(f"{field.model.__name__}: metric={metric!r} is unknown: use {' or '.join(METRICS)}")
+            raise InvalidSetting(f"{field.model.__name__}: metric={metric!r} is unknown: use {' or '.join(METRICS)}")
         return f"{field.column_name} float[{field.dimensions}] distance_metric={metric}"
     kind = STORED.get(field.field_type)
     if kind is None:
-        raise ValueError(f"{name}: vec0 has no type for a {type(field).__name__}: keep it in a table beside this one")
+        raise InvalidSetting(
+            f"{name}: vec0 has no type for a {type(field).__name__}: keep it in a table beside this one"
+        )
     if field.primary_key and kind not in {"integer", "text"}:
-        raise ValueError(f"{name}: vec0's key is an integer or a text")
+        raise InvalidSetting(f"{name}: vec0's key is an integer or a text")
     return f"{field.column_name} {kind}{' primary key' if field.primary_key else ''}"
 
 

@@ -22,18 +22,16 @@ from typing import Any
 from datasette.app import Datasette
 from datasette.database import Database
 
-from .. import embedders
 from ..connection import connect
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import IndexExists, VecError
-from ..filling import lives_elsewhere
-from ..paid import PaidEmbedder
+from ..owners import lives_elsewhere
 from ..schema import in_main, listed, source_key
 from ..store import jobs as table
 from ..store import registry
 from ..store.jobs import Job
-from ..syncing import is_behind
+from ..texting import is_behind
 from . import declared, site
 from .declared import obstacle
 from .running import Run
@@ -163,6 +161,8 @@ class Background:
         now = time.monotonic()
         if version == watch.version and now - watch.looked < LOOK_SECONDS:
             return
+        if version != watch.version:
+            declared.compare(self._site, db)
         is_first, watch.version, watch.looked = watch.version < 0, version, now
         for index in registry.indexes(watch.conn):
             with suppress(VecError, sqlite3.Error):  # of an index that has just gone or has a job by now, a broken view
@@ -185,9 +185,9 @@ class Background:
                 own.jobs.start(db.path, index.name, job.kind, own.access, goes_on=job, may_spend=_may_go_on(own, job))
                 return
         stands = any(job.kind == "sync" and job.state in {"paused", "cancelled", "waiting"} for job in known)
-        if stands or not own.sync_seconds or own.jobs.has_failed(db.path, index.name):
+        if stands or not own.sync_seconds or own.jobs.has_failed(db.path, index):
             return
-        may_spend = own.access.daily_usd is not None or not _is_paid(own, index)
+        may_spend = own.access.daily_usd is not None or not own.is_paid(index.embedder)
         seen = self._seen(watch, index) if index.is_view else None
         before = watch.views.get(index.uid)
         if index.is_view:
@@ -226,13 +226,6 @@ def _digest(conn: sqlite3.Connection, index: Index) -> int:
     rows = conn.execute(f"select {listed(tuple(names))} from {in_main(index.table)}")
     digests = (hashlib.blake2b(repr(row).encode(errors="surrogatepass"), digest_size=16).digest() for row in rows)
     return sum(int.from_bytes(digest) for digest in digests)
-
-
-def _is_paid(own: site.Site, index: Index) -> bool:
-    try:
-        return isinstance(embedders.load(index.embedder, own.access), PaidEmbedder)
-    except VecError:
-        return False  # the job says what is wrong with it
 
 
 def _may_go_on(own: site.Site, job: Job) -> bool:

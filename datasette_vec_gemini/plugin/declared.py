@@ -39,17 +39,28 @@ def obstacle(db: Database) -> str:
 
 def make(own: Site, db: Database) -> None:
     """Make the declared indexes of a database that are missing, and note what stands in the way of the others."""
+    _note(own, db, makes=True)
+
+
+def compare(own: Site, db: Database) -> None:
+    """Note anew what is not as declared, and make nothing."""
+    _note(own, db, makes=False)
+
+
+def _note(own: Site, db: Database, *, makes: bool) -> None:
     for declaration in own.declarations.get(db.name, ()):
+        place = db.name, declaration.name.lower()
+        before = own.problems.get(place)
         try:
-            problem = _made(own, db, declaration)
-        except VecError as error:
+            problem = _problem(own, db, declaration, makes=makes)
+        except (VecError, sqlite3.Error) as error:
             problem = str(error)
-        own.problems[db.name, declaration.name.lower()] = problem
-        if problem:
+        own.problems[place] = problem
+        if problem and problem != before:
             _log.warning("Declared index %s of database %s: %s", declaration.name, db.name, problem)
 
 
-def _made(own: Site, db: Database, declaration: Declaration) -> str:
+def _problem(own: Site, db: Database, declaration: Declaration, *, makes: bool) -> str:
     """Make a declared index, or say why it is not there as declared."""
     model = embedders.load(declaration.embedder, own.access)
     arguments = asdict(declaration) | {"embedder": model}
@@ -68,6 +79,8 @@ def _made(own: Site, db: Database, declaration: Declaration) -> str:
                 "daily_usd, or make it by hand with a budget"
             )
         model.require_key()
+    if not makes:
+        return "it is not there: the next start of the server makes it"
     with closing(connect(db.path)) as conn:
         create_index(conn, **arguments)
     own.jobs.start(db.path, declaration.name, "sync", own.access)

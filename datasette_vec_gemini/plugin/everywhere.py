@@ -15,15 +15,13 @@ from datasette import NotFound, Request, Response
 from datasette.app import Datasette
 from datasette.utils import add_cors_headers, tilde_decode
 
-from .. import config
 from ..domain import Index, Query
 from ..errors import VecError
 from ..schema import affinity
-from . import compat, index_page, page, permissions
+from . import compat, index_page, page, permissions, site
 from .answers import Answer, listed
 from .cards import Card
 from .finding import ask, embedded
-from .site import settings_of
 from .views import failure, nearest_sentences, read_query, read_settings, searchable, status_of
 
 ROUTE = r"(/(?P<database>[^/.]+))?/-/vec(\.(?P<format>json))?$"
@@ -76,9 +74,9 @@ async def everywhere_page(datasette: Datasette, request: Request) -> Response:
             raise NotFound("Database not found")
     started = time.perf_counter()
     indexes = [(name, index) for name in databases for index in await searchable(datasette, request.actor, name)]
-    settings, query, groups, error, status = config.Settings(page_size=HITS), None, list[Group](), "", 200
+    settings = replace(site.of(datasette).settings_of(), page_size=HITS)
+    query, groups, error, status = None, list[Group](), "", 200
     try:
-        settings = replace(config.settings(*settings_of(datasette)), page_size=HITS)
         if query := read_query(request, (), settings):
             groups = await _groups(datasette, request, indexes, query)
     except VecError as raised:
@@ -137,7 +135,7 @@ async def _groups(
             except VecError as error:
                 first[model] = error
 
-    async def group(database: str, index: Index) -> Group:
+    async def group(database: str, index: Index) -> Group | None:
         made = Group(database=database, index=index, url=page.index_url(datasette, database, index, _kept(request)))
         asked = first[index.embedder, index.fingerprint]
         if isinstance(asked, VecError):
@@ -147,13 +145,17 @@ async def _groups(
             columns = read_settings(datasette, database, index.table).columns_shown
         except VecError as error:
             return replace(made, error=str(error))
+        except NotFound:  # dropped meanwhile
+            return None
+        index = answer.index
         shown = index.filter_columns if columns is None else columns
         nearest = await nearest_sentences(datasette, request, answer)
         cards = page.cards(datasette, database, index, answer.found, text=query.text, columns=shown, nearest=nearest)
         answer = replace(answer, notices=list(dict.fromkeys([*asked[1], *answer.notices])))
-        return replace(made, answer=answer, cards=cards)
+        return replace(made, index=index, answer=answer, cards=cards)
 
-    return list(await asyncio.gather(*(group(database, index) for database, index in indexes)))
+    groups = await asyncio.gather(*(group(database, index) for database, index in indexes))
+    return [found for found in groups if found]
 
 
 async def _commands(datasette: Datasette, actor: compat.Actor, databases: Sequence[str]) -> list[str]:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar, cast
 
-from datasette import Request
+from datasette import NotFound, Request
 from datasette.app import Datasette
 from datasette.database import Database
 from datasette.utils import sqlite_timelimit
 
-from .. import embedders
 from ..browsing import Browsed, browse, browse_similar, relaxed
 from ..domain import Embedder, Index, Query
 from ..driver import sqlite3
-from ..errors import DatabaseUnavailable, DocumentNotFound, EmbedderError, GateClosed, VecError, shown
+from ..errors import (
+    DatabaseUnavailable,
+    DocumentNotFound,
+    EmbedderError,
+    FingerprintMismatch,
+    GateClosed,
+    IndexNotFound,
+    VecError,
+    shown,
+)
 from ..functions import let_go
 from ..lookup import find_key, get_document
 from ..paid import PaidEmbedder
-from ..searching import embed_or_words
-from ..store import counting, reading
+from ..searching import by_words, embed_or_words
+from ..store import counting, reading, registry
 from ..store.transactions import mapped_errors, snapshot
 from ..vectors import Vector
 from . import site, visitors
@@ -33,8 +43,10 @@ from .turns import Busy, Turns
 
 _T = TypeVar("_T")
 
+NOT_FOUND = "There is no such index, or you may not view its table"
 _INTERRUPTED = ("interrupted", "chunks iter error", "SQL logic error", "Could not extract")
 """What SQLite says when a time limit stops it, and sqlite-vec in its place."""
+_LOST = re.compile(r"no such table: (?:main\.)?_vec_(\w+)_\d+_\w+")
 
 
 async def find(
@@ -54,23 +66,30 @@ async def find(
 async def ask(
     datasette: Datasette, request: Request, db: Database, index: Index, query: Query, *, facets: Sequence[str] = ()
 ) -> Answer:
-    """The answer alone, by the vector that the query brings or is given here. Raises VecError."""
+    """The answer alone, by the vector that the query brings or is given here. Raises VecError, NotFound."""
     started = time.perf_counter()
-    query, notices = await embedded(datasette, request, db, index, query)
+    asked, notices = await embedded(datasette, request, db, index, query)
 
     def read(conn: sqlite3.Connection) -> Answer:
         with mapped_errors(), snapshot(conn):
+            now = current(conn, index)
             return Answer(
-                index=index,
-                coverage=counting.coverage(conn, index),
-                mode=query.mode,
-                query=query,
-                found=browse(conn, index, query, facets=facets),
-                notices=[*notices, *_notices(db, conn, index, query)],
+                index=now,
+                coverage=counting.coverage(conn, now),
+                mode=asked.mode,
+                query=asked,
+                found=browse(conn, index, asked, facets=facets),
+                notices=[*notices, *_notices(db, conn, now, asked)],
             )
 
     turns = site.of(datasette).searching
-    return replace(await limited(datasette, db, read, turns=turns), took_ms=_since(started))
+    try:
+        answer = await limited(datasette, db, read, turns=turns)
+    except FingerprintMismatch:  # rebuilt with another model meanwhile
+        index = await limited(datasette, db, partial(current, index=index))
+        asked, notices = await embedded(datasette, request, db, index, replace(query, vector=None))
+        answer = await limited(datasette, db, read, turns=turns)
+    return replace(answer, took_ms=_since(started))
 
 
 async def find_similar(
@@ -84,22 +103,23 @@ async def find_similar(
 
     def read(conn: sqlite3.Connection) -> Answer:
         with mapped_errors(), snapshot(conn):
-            key = find_key(conn, index, path)
+            now = current(conn, index)
+            key = find_key(conn, now, path)
             if key is None:
-                raise DocumentNotFound(f"{index.table!r} has no row with the key {shown(path)}")
-            document = get_document(conn, index, key)
+                raise DocumentNotFound(f"{now.table!r} has no row with the key {shown(path)}")
+            document = get_document(conn, now, key)
             found = browse_similar(
-                conn, index, key, k=window.k, offset=window.offset, filters=window.filters, facets=facets
+                conn, now, key, k=window.k, offset=window.offset, filters=window.filters, facets=facets
             )
             return Answer(
-                index=index,
-                coverage=counting.coverage(conn, index),
+                index=now,
+                coverage=counting.coverage(conn, now),
                 mode="semantic",
                 query=window,
                 found=found,
                 key=key,
                 title=document.title,
-                notices=_notices(db, conn, index, window),
+                notices=_notices(db, conn, now, window),
             )
 
     turns = site.of(datasette).searching
@@ -110,10 +130,24 @@ async def coverage(datasette: Datasette, db: Database, index: Index) -> counting
     """How much of the index can be found, for a page that asks nothing."""
 
     def read(conn: sqlite3.Connection) -> counting.Coverage:
-        with mapped_errors():
-            return counting.coverage(conn, index)
+        with mapped_errors(), snapshot(conn):
+            return counting.coverage(conn, current(conn, index))
 
     return await limited(datasette, db, read)
+
+
+def current(conn: sqlite3.Connection, index: Index) -> Index:
+    """The generation in use now of an index that a visitor was found to be allowed to see; read it in one snapshot.
+
+    Raises NotFound where there is none any more, or one of another table.
+    """
+    try:
+        found = registry.current(conn, index)
+    except IndexNotFound:
+        raise NotFound(NOT_FOUND) from None
+    if found.table != index.table:
+        raise NotFound(NOT_FOUND)
+    return found
 
 
 async def limited(
@@ -126,7 +160,8 @@ async def limited(
 ) -> _T:
     """Read on one of Datasette's SQL threads within its time limit, or so many times as long.
 
-    What costs more than a glance waits for its turn first. Raises DatabaseUnavailable when the time is over, and Busy.
+    What costs more than a glance waits for its turn first. Raises DatabaseUnavailable when the time is over or a table
+    of an index is gone, and Busy.
     """
     limit_ms = times * datasette.setting("sql_time_limit_ms")
 
@@ -135,7 +170,7 @@ async def limited(
         try:
             with sqlite_timelimit(conn, limit_ms):
                 return read(conn)
-        except (VecError, sqlite3.Error) as error:
+        except (VecError, sqlite3.Error, NotFound) as error:
             raised = error
         # Its frames have cursors of this connection. The event loop would drop them, and wait for the connection to do
         # so: for as long as the next statement runs on it.
@@ -144,6 +179,11 @@ async def limited(
             raise DatabaseUnavailable(
                 f"this took longer than {limit_ms:,} ms: ask in another mode or with filters, or let the site raise "
                 "Datasette's sql_time_limit_ms"
+            )
+        if isinstance(raised, sqlite3.OperationalError) and (lost := _LOST.match(str(raised))):
+            raise DatabaseUnavailable(
+                f"a table of index {lost[1]!r} is gone: run "
+                f"`datasette vec verify {Path(db.path or 'DB').name} {lost[1]} --repair`"
             )
         raise raised
 
@@ -177,41 +217,36 @@ async def embedded(
             raise
 
     work = partial(embed_or_words, index, query, access=own.access, ledger=site.ledger(db), ask=ask)
-    if await asyncio.to_thread(_is_paid, datasette, index):
+    if await asyncio.to_thread(own.is_paid, index.embedder):
         return await asyncio.get_running_loop().run_in_executor(own.threads, work)
     try:
         return await own.embedding.take(partial(asyncio.to_thread, work))
     except Busy as error:
-        if query.mode == "semantic":
-            raise
-        return replace(query, mode="keyword"), [f"Searched by exact words only: {error}"]
+        return by_words(query, error)
 
 
 def _since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 1)
 
 
-def _is_paid(datasette: Datasette, index: Index) -> bool:
-    try:
-        return isinstance(embedders.load(index.embedder, site.of(datasette).access), PaidEmbedder)
-    except VecError:
-        return False  # it is raised again where the model is asked, and becomes a notice there
-
-
 async def _with_nearest(datasette: Datasette, request: Request, db: Database, answer: Answer, query: Query) -> Answer:
     """What is nearest to a query that found nothing; exact words are never a reason to pay for their meaning."""
-    index, nearest = answer.index, Browsed()
+    own, index, nearest = site.of(datasette), answer.index, Browsed()
     with suppress(VecError):
         while not nearest.hits and (again := relaxed(query)):
             if query.mode == "keyword":
-                if await asyncio.to_thread(_is_paid, datasette, index):
+                if await asyncio.to_thread(own.is_paid, index.embedder):
                     return answer
                 again, _ = await embedded(datasette, request, db, index, again)
             query = again
-            nearest = await limited(
-                datasette, db, partial(browse, index=index, query=query), turns=site.of(datasette).searching
-            )
+            nearest = await limited(datasette, db, partial(_browse, index=index, query=query), turns=own.searching)
     return replace(answer, nearest=nearest, nearest_query=query) if nearest.hits else answer
+
+
+def _browse(conn: sqlite3.Connection, index: Index, query: Query) -> Browsed:
+    with mapped_errors(), snapshot(conn):
+        current(conn, index)
+        return browse(conn, index, query)
 
 
 def _notices(db: Database, conn: sqlite3.Connection, index: Index, query: Query) -> list[str]:

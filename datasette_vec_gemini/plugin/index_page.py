@@ -191,7 +191,7 @@ async def _respond(
         "choices": choices,
         "columns": columns,
         "estimate": cost,
-        "is_paid": _is_paid(own, choices.embedder),
+        "is_paid": own.is_paid(choices.embedder),
         "has_key": bool(own.access.api_key or own.access.project),
         "models": list(PRICES),
         "others": sorted(set(embedders.factories()) - {"local", "hashing", "gemini", "google-generativeai"}),
@@ -203,10 +203,3 @@ async def _respond(
         "json_url": f"{url(datasette, db.name, choices.table)}.json?{urlencode(choices.kept())}",
     }
     return Response.html(await datasette.render_template("vec_index.html", context, request=request), status=status)
-
-
-def _is_paid(own: site.Site, embedder: str) -> bool:
-    try:
-        return isinstance(embedders.load(embedder, own.access), PaidEmbedder)
-    except VecError:
-        return False

@@ -17,6 +17,7 @@ from os import PathLike
 
 from ..access import Access
 from ..connection import connect
+from ..domain import Index
 from ..driver import sqlite3
 from ..errors import (
     BudgetReached,
@@ -27,8 +28,9 @@ from ..errors import (
     IndexNotFound,
     VecError,
 )
-from ..filling import lives_elsewhere, new_owner
+from ..owners import lives_elsewhere, new_owner
 from ..store import jobs as table
+from ..store import registry
 from ..store.jobs import Job, JobKind, JobState, now
 from .running import Ended, Run, carry_out
 
@@ -60,22 +62,17 @@ class Jobs:
         self._runs: dict[tuple[str, str], Run] = {}
         self._threads: set[threading.Thread] = set()
         self._is_ending = False
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], str] = {}
 
     def find(self, path: str | PathLike[str], index: str) -> Run | None:
         """The run of an index that is queued or under way here."""
         with self._lock:
             return self._runs.get(_key(path, index))
 
-    def has_failed(self, path: str | PathLike[str], index: str) -> bool:
-        """Whether the last job of an index has failed here: then it is left alone until somebody starts another."""
+    def has_failed(self, path: str | PathLike[str], index: Index) -> bool:
+        """Whether the last job of a generation has failed here: it is left alone until somebody starts another."""
         with self._lock:
-            return _key(path, index) in self._failed
-
-    def forget(self, path: str | PathLike[str], index: str) -> None:
-        """Forget that a job of an index has failed: the index is gone, and the next one of its name is another."""
-        with self._lock:
-            self._failed.discard(_key(path, index))
+            return self._failed.get(_key(path, index.name)) == index.uid
 
     def start(
         self,
@@ -92,7 +89,7 @@ class Jobs:
         """Queue a job and write that down; with `goes_on` what was agreed to for that one still holds.
 
         Without `may_spend` a paid model is not asked, and only the text is brought up to date. Raises IndexExists where
-        the index has a job already, here or in another server on the file, and DatabaseUnavailable.
+        the index has a job already, here or in another server on the file, IndexNotFound and DatabaseUnavailable.
         """
         job = Job(index=index, kind=kind, state="queued", started=now(), max_usd=max_usd, owner=new_owner())
         if goes_on:
@@ -103,9 +100,10 @@ class Jobs:
             if key in self._runs:
                 raise IndexExists(f"index {index!r} has a job already: wait until it has ended, or cancel it")
             self._runs[key] = run
-            self._failed.discard(key)
+            self._failed.pop(key, None)
         try:
             with closing(connect(path, require_vec=False)) as conn:
+                run.uid = registry.find(conn, index).uid
                 table.begin(conn, job, lives=lives_elsewhere)
         except BaseException:
             with self._lock:
@@ -202,7 +200,7 @@ class Jobs:
             _log.warning("How the job of index %s ended could not be written: %s", run.job.index, error)
         with self._lock:
             if state == "failed":
-                self._failed.add(key)
+                self._failed[key] = run.uid
             self._runs.pop(key, None)
         run.over.set()
 

@@ -16,7 +16,7 @@ from datasette.app import Datasette
 from datasette.database import Database
 from datasette.utils import add_cors_headers
 
-from .. import config, mapping
+from .. import mapping
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import InvalidQuery, VecError
@@ -25,13 +25,12 @@ from ..mapping import plotting
 from ..mapping.palette import Category
 from ..mapping.plotting import Picture, Point
 from ..store import picture as stored
-from ..store import registry
 from ..store.picture import Axes
 from ..store.transactions import mapped_errors, snapshot
 from . import page, site, views
 from .answers import Answer
 from .drawing import Spot, draw, shape
-from .finding import coverage, find, limited
+from .finding import coverage, current, find, limited
 
 MAP_ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)/map(\.(?P<format>json))?$"
 DRAWN = 1_200
@@ -76,13 +75,14 @@ async def map_page(datasette: Datasette, request: Request) -> Response:
     """Answer `?q=…&mode=…&_color=…&_size=…&_next=…` and filters; who may see it is decided as on the search page."""
     db, index = await views.visible_index(datasette, request)
     pairs = parse_qsl(request.query_string, keep_blank_values=True)
-    settings, error, status, turns = config.Settings(), "", 200, site.of(datasette).searching
+    settings, turns = views.read_settings(datasette, db.name, index.table), site.of(datasette).searching
+    error, status = "", 200
     answer, sheet, body = Answer(index=index, mode=settings.mode), Sheet(picture=Picture(), spots={}), ""
     wanted = Wanted(pairs=pairs, filters={}, color=None)
     try:
-        settings = views.read_settings(datasette, db.name, index.table)
-        answer, wanted = replace(answer, mode=settings.mode), _wanted(request, pairs, index)
-        wanted = replace(wanted, seconds=PATIENCE * datasette.setting("sql_time_limit_ms") / 1000)
+        wanted = replace(
+            _wanted(request, pairs, index), seconds=PATIENCE * datasette.setting("sql_time_limit_ms") / 1000
+        )
         if query := views.read_query(request, pairs, settings):
             answer = await find(datasette, request, db, index, query)
         else:
@@ -134,7 +134,7 @@ def _wanted(request: Request, pairs: page.Pairs, index: Index) -> Wanted:
 
 def _sheet(answer: Answer, wanted: Wanted, conn: sqlite3.Connection, *, limit: int, listing: bool) -> Sheet:
     with mapped_errors(), snapshot(conn):
-        index = registry.find(conn, answer.index.name)
+        index = current(conn, answer.index)
         columns, axes = plotting.columns(conn, index), stored.axes(conn, index)
         if axes is None:
             return Sheet(columns=columns, is_taken=stored.is_taken(conn, index), picture=Picture(), spots={})

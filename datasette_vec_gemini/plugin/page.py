@@ -59,8 +59,7 @@ def cards(
 
     def card(number: int, duplicates: Sequence[Card] = ()) -> Card:
         hit = found.hits[number]
-        # An empty key has no spelling, and that of a BLOB is not understood.
-        path = "" if any(isinstance(part, bytes) for part in hit.key) else key_to_path(hit.key)
+        path = key_to_path(hit.key)  # an empty key has none
         return Card(
             hit=hit,
             strength=found.strengths[number],

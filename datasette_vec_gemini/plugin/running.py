@@ -41,11 +41,15 @@ class Ended(Exception):
 
 @dataclass(eq=False)
 class Run:
-    """A job that is queued or running here. Its thread alone replaces `job`; `over` is set once another may begin."""
+    """A job that is queued or running here, for the generation `uid`.
+
+    Its thread alone replaces `job`; `over` is set once another may begin.
+    """
 
     job: Job
     path: str | PathLike[str]
     access: Access
+    uid: str = ""
     full: bool = False
     may_spend: bool = True
     asked: JobState | None = None

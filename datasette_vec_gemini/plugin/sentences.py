@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
@@ -55,9 +55,11 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 class Sentences:
-    """The vectors of sentences that a site has shown; one thread embeds them."""
+    """The vectors of so many sentences that a site has shown last; one thread embeds them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, load: Callable[..., Embedder] = embedders.load, kept: int = KEPT) -> None:
+        self._load = load
+        self._kept = kept
         self._vectors: OrderedDict[tuple[str, str], Vector] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vec-sentences", initializer=step_back)
         self._lock = threading.Lock()
@@ -72,7 +74,7 @@ class Sentences:
         }
         cut = ((n, sentences(hit.snippet)) for n, hit in hits.items())
         places = dict(islice(((n, spans) for n, spans in cut if len(spans) > 1), MOST_HITS))
-        model = await asyncio.to_thread(_free, index, access) if places else None
+        model = await asyncio.to_thread(self._free, index, access) if places else None
         if model is None or not model.speaks(query.text):
             return NONE
         # A vector that the question has already is one of the same model, unless that is paid.
@@ -119,7 +121,7 @@ class Sentences:
                 vectors = model.embed_documents(texts)
                 with self._lock:
                     self._vectors |= {(model.fingerprint, text): vectors[n] for n, text in enumerate(texts)}
-                    while len(self._vectors) > KEPT:
+                    while len(self._vectors) > self._kept:
                         self._vectors.popitem(last=False)
         except Exception:  # noqa: BLE001 - whatever a plugin's model raises, the page does without
             return
@@ -127,10 +129,9 @@ class Sentences:
             with self._lock:
                 self._is_busy = False
 
-
-def _free(index: Index, access: Access) -> Embedder | None:
-    """The model of the index, or where that is paid the one that comes with this package; None where none is there."""
-    with suppress(VecError):
-        model = embedders.load(index.embedder, access)
-        return embedders.load("local") if isinstance(model, PaidEmbedder) else model
-    return None
+    def _free(self, index: Index, access: Access) -> Embedder | None:
+        """The model of the index, or where that is paid the one that comes with this package; None if none is there."""
+        with suppress(VecError):
+            model = self._load(index.embedder, access)
+            return self._load("local") if isinstance(model, PaidEmbedder) else model
+        return None

@@ -7,7 +7,6 @@ from urllib.parse import parse_qsl
 from datasette import Request, Response
 from datasette.app import Datasette
 
-from .. import config
 from ..domain import Query
 from ..errors import InvalidQuery, VecError
 from . import page
@@ -26,11 +25,10 @@ async def similar_page(datasette: Datasette, request: Request) -> Response:
     """
     db, index = await visible_index(datasette, request)
     pairs = parse_qsl(request.query_string, keep_blank_values=True)
-    settings, error, status = config.Settings(), "", 200
+    settings, error, status = read_settings(datasette, db.name, index.table), "", 200
     answer = Answer(index=index, mode="semantic")
     path = request.args.get("key") or ""
     try:
-        settings = read_settings(datasette, db.name, index.table)
         if not path:
             raise InvalidQuery("key is missing: write ?key= and the key of a row as its address has it")
         window = Query(

@@ -1,7 +1,8 @@
-"""What one Datasette instance has for paid embedders: its access, and the gates before them."""
+"""What one Datasette instance has: its access and the gates before paid models, jobs, turns and declarations."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ PLUGIN = "datasette-vec-gemini"
 PAGE_TEXTS_PER_MINUTE = 30
 """New questions that the pages of a site embed; the daily cap stands behind it."""
 _THREADS = 64
+_log = logging.getLogger("datasette_vec_gemini")
 
 
 class Site:
@@ -39,13 +41,14 @@ class Site:
     What costs much takes turns, so that one of Datasette's three threads for SQL is left to other pages: `searching`,
     `lasting` what takes longer, which is to count what an index holds, and `searching_sql` visitors' own. One question
     at a time is embedded by a model on this machine, which uses all of its processors: `embedding`.
+    `settings` are those of the pages, by database and table, read once: a file that holds one may be gone later.
     `declarations` are those of each database; `problems` has by database and index what is not as declared, and why.
     """
 
     def __init__(self, datasette: Datasette) -> None:
         self.fault: InvalidSetting | None = None
         try:
-            ((where, layer),) = settings_of(datasette)
+            ((where, layer),) = _layers(datasette)
             self.access = config.access(where, layer)
             self.gate = config.gate(layer or {}, where=where, may_embed=lambda: visitors.may_embed(datasette))
         except InvalidSetting as error:
@@ -61,6 +64,7 @@ class Site:
         self.jobs = Jobs()
         self.sentences = Sentences()
         self.sync_seconds = 0.0
+        self.settings: dict[tuple[str | None, str | None], config.Settings] = {}
         self.declarations: dict[str, list[config.Declaration]] = {}
         self.problems: dict[tuple[str, str], str] = {}
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vec-embed")
@@ -71,10 +75,22 @@ class Site:
         self._warming: threading.Thread | None = None
         self._lock = threading.Lock()
 
+    def settings_of(self, database: str | None = None, table: str | None = None) -> config.Settings:
+        """The settings for a table, or for a database or the instance."""
+        levels = [(database, table), (database, None), (None, None)]
+        return next((self.settings[level] for level in levels if level in self.settings), config.Settings())
+
     def functions(self, database: Database | None) -> Functions:
         """The SQL functions for connections to a database."""
         immutable = database is not None and not database.is_mutable
         return Functions(self.gate, access=self.access, ledger=ledger(database), immutable=immutable)
+
+    def is_paid(self, embedder: str) -> bool:
+        """Whether a model costs money; of one that cannot be loaded, whoever asks it says what is wrong with it."""
+        try:
+            return isinstance(embedders.load(embedder, self.access), PaidEmbedder)
+        except VecError:
+            return False
 
     def warm_up(self) -> None:
         """Load Google's SDK, which takes a second or more, before the first question waits for it."""
@@ -149,6 +165,9 @@ def start(datasette: Datasette) -> None:
         _configure(datasette, own)
     except InvalidSetting as error:
         raise Misconfigured(str(error)) from None
+    for database, declared in own.declarations.items():
+        if declared and database not in datasette.databases:
+            _log.warning("An index is declared in database %s, which is not served: check its name", database)
     own.warm_up()
 
 
@@ -156,13 +175,13 @@ def _configure(datasette: Datasette, own: Site) -> None:
     """Check the settings of every level and take over what the server works by. Raises InvalidSetting."""
     if own.fault:
         raise own.fault
-    ((where, layer),) = settings_of(datasette)
-    config.settings((where, layer))
+    ((where, layer),) = _layers(datasette)
+    own.settings[None, None] = config.settings((where, layer))
     own.sync_seconds = config.sync_interval(where, layer)
     places: dict[str, list[tuple[str, config.Declaration]]] = {}
     for database, table in compat.configured(datasette, PLUGIN):
-        layers = settings_of(datasette, database, table)
-        config.settings(*layers)
+        layers = _layers(datasette, database, table)
+        own.settings[database, table] = config.settings(*layers)
         if table is not None:
             where, layer = layers[-1]
             found = [(where, declaration) for declaration in config.declarations(where, layer, table)]
@@ -172,9 +191,7 @@ def _configure(datasette: Datasette, own: Site) -> None:
     own.declarations = {name: [declaration for _, declaration in declared] for name, declared in places.items()}
 
 
-def settings_of(
-    datasette: Datasette, database: str | None = None, table: str | None = None
-) -> list[tuple[str, Any]]:
+def _layers(datasette: Datasette, database: str | None = None, table: str | None = None) -> list[tuple[str, Any]]:
     """What the configuration says at each level down to this one, the instance first, with where it stands.
 
     Raises InvalidSetting where a file or variable that stands for a value cannot be read.

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from datasette import Request, Response
+from datasette import NotFound, Request, Response
 from datasette.app import Datasette
 from datasette.database import Database
 
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import VecError
-from ..store import counting
+from ..store import counting, registry
 from ..store import jobs as table
 from ..store.jobs import Job
+from ..store.transactions import snapshot
 from . import page, permissions, site, views
 from .declared import obstacle
-from .finding import limited
+from .finding import current, limited
 from .status import job_to_dict
 
 SITE_STATUS_ROUTE = r"/-/vec/status(\.(?P<format>json))?$"
@@ -33,7 +35,7 @@ async def site_status_page(datasette: Datasette, request: Request) -> Response:
             databases.append({"database": name, "obstacle": obstacle(db), "indexes": rows})
         for declaration in own.declarations.get(name, ()):
             problem = own.problems.get((name, declaration.name.lower()))
-            if problem and await permissions.may_index(datasette, request.actor, name, declaration.table):
+            if problem and await _may_index(datasette, request, db, declaration.table):
                 problems.append({"database": name, "index": declaration.name, "problem": problem})
     found = {"databases": databases, "declarations": problems, "interval_seconds": own.sync_seconds}
     if request.url_vars["format"]:
@@ -41,11 +43,18 @@ async def site_status_page(datasette: Datasette, request: Request) -> Response:
     return Response.html(await datasette.render_template("vec_site_status.html", found, request=request))
 
 
+async def _may_index(datasette: Datasette, request: Request, db: Database, table: str) -> bool:
+    """Whether the actor may index a table that may not be there: then, any of its database."""
+    is_there = await db.execute_fn(partial(registry.has_table, name=table))
+    return await permissions.may_index(datasette, request.actor, db.name, table if is_there else None)
+
+
 async def _row(datasette: Datasette, db: Database, index: Index) -> dict[str, Any]:
     """An index in figures that are quick to find, and what is done for it."""
 
     def read(conn: sqlite3.Connection) -> tuple[counting.Coverage, list[Job]]:
-        return counting.coverage(conn, index), table.of_index(conn, index.name)
+        with snapshot(conn):
+            return counting.coverage(conn, current(conn, index)), table.of_index(conn, index.name)
 
     row: dict[str, Any] = {
         "index": index.name,
@@ -56,7 +65,7 @@ async def _row(datasette: Datasette, db: Database, index: Index) -> dict[str, An
     }
     try:
         coverage, known = await limited(datasette, db, read)
-    except (VecError, sqlite3.Error):
+    except (VecError, sqlite3.Error, NotFound):
         return row | {"documents": None, "job": None}
     run = site.of(datasette).jobs.find(db.path, index.name) if db.path else None
     job = run.job if run else next(iter(known), None)

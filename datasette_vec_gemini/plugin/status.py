@@ -12,20 +12,20 @@ from datasette import NotFound, Request, Response
 from datasette.app import Datasette
 from datasette.database import Database
 
-from .. import checking, embedders
+from .. import checking
 from ..account import today
 from ..budget import SEARCH_DAILY_USD
 from ..domain import Index
 from ..driver import sqlite3
 from ..errors import VecError
-from ..filling import FAILED, PENDING
-from ..paid import PaidEmbedder
 from ..store import counting, registry, usage
 from ..store import jobs as table
+from ..store.counting import FAILED, PENDING
 from ..store.jobs import Job
+from ..store.transactions import mapped_errors, snapshot
 from . import everywhere, forms, page, permissions, site, steering, views, visitors
 from .declared import obstacle
-from .finding import limited
+from .finding import NOT_FOUND, current, limited
 from .running import Run
 
 STATUS_ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)/status(\.(?P<format>json))?$"
@@ -40,7 +40,7 @@ async def status_page(datasette: Datasette, request: Request) -> Response:
     error, status = "", 200
     if request.method == "POST":
         if not may_index:
-            raise NotFound(views.NOT_FOUND)
+            raise NotFound(NOT_FOUND)
         try:
             gone = await steering.act(site.of(datasette), db, index, await forms.read(request))
             if gone:
@@ -49,17 +49,22 @@ async def status_page(datasette: Datasette, request: Request) -> Response:
             return Response.redirect(page.index_url(datasette, db.name, index, suffix="/status"), status=303)
         except VecError as raised:
             error, status = str(raised), forms.status_of(raised)
+    found, failed = None, ""
     try:
         found = await _found(datasette, request, db, index, may_index=may_index)
     except VecError as raised:
-        failure = {"ok": False, "error": str(raised), "status": 503}
-        return Response.json(failure, status=503)
+        failed = str(raised)
+    except sqlite3.OperationalError as raised:  # a view may be broken in any way
+        failed = f"{index.table!r} cannot be read: {raised}"
     if request.url_vars["format"]:
-        return Response.json({"ok": True} | found)
+        return views.failure(failed, 503, "json") if found is None else Response.json({"ok": True} | found)
+    if failed and not error:
+        error, status = failed, 503
     context = {
         "database": db.name,
         "index": index,
         "status": found,
+        "may_index": may_index,
         "error": error,
         "search_url": page.index_url(datasette, db.name, index),
         "status_url": page.index_url(datasette, db.name, index, suffix="/status"),
@@ -75,16 +80,16 @@ async def _found(
     run = own.jobs.find(db.path, index.name) if db.path else None
 
     def read(conn: sqlite3.Connection) -> tuple[dict[str, Any], list[Job]]:
-        begun = registry.building(conn, index.name)
-        known = table.of_index(conn, index.name)
-        found = checking.status(conn, index).to_dict()
-        found["chunk_states"] = _chunks(conn, index)
-        found["building"] = begun and {
-            "generation": begun.generation,
-            "embedder": begun.embedder,
-            **_chunks(conn, begun),
-        }
-        return found, known
+        with mapped_errors(), snapshot(conn):
+            now, begun = current(conn, index), registry.building(conn, index.name)
+            found = checking.status(conn, now).to_dict()
+            found["chunk_states"] = _chunks(conn, now)
+            found["building"] = begun and {
+                "generation": begun.generation,
+                "embedder": begun.embedder,
+                **_chunks(conn, begun),
+            }
+            return found, table.of_index(conn, index.name)
 
     found: dict[str, Any]
     found, known = await limited(datasette, db, read, turns=own.lasting, times=10)
@@ -96,7 +101,7 @@ async def _found(
         + [job_to_dict(job, None, with_costs=with_costs) for job in known if not run or job.kind != run.job.kind],
         "write_through": _write_through(own, db, index, known),
         "may_index": may_index,
-        "paid": is_paid(own, index),
+        "paid": own.is_paid(index.embedder),
         "declaration": own.problems.get((db.name, index.name.lower()), "") if may_index else "",
         "spending": await _spending(datasette, db) if may_embed else None,
     }
@@ -139,24 +144,16 @@ def _write_through(own: site.Site, db: Database, index: Index, known: list[Job])
     stopped = next((job.state for job in known if job.kind == "sync" and job.state in {"paused", "cancelled"}), "")
     if not reason and stopped:
         reason = f"the sync was {stopped}; when somebody starts it again here, that starts again too"
-    if not reason and db.path and own.jobs.has_failed(db.path, index.name):
+    if not reason and db.path and own.jobs.has_failed(db.path, index):
         reason = "the last job has failed; they will be when somebody has started a sync here, or the server anew"
     if not reason and not own.sync_seconds:
         reason = "sync_interval_seconds is 0, or this is no server: run a sync here or with `datasette vec sync`"
-    if not reason and own.access.daily_usd is None and is_paid(own, index):
+    if not reason and own.access.daily_usd is None and own.is_paid(index.embedder):
         reason = (
             f"{index.embedder} costs money and no daily_usd is set: words are indexed by themselves, meaning when you "
             "run a sync"
         )
     return {"on": not reason, "reason": reason, "interval_seconds": own.sync_seconds}
-
-
-def is_paid(own: site.Site, index: Index) -> bool:
-    """Whether the model of an index costs money."""
-    try:
-        return isinstance(embedders.load(index.embedder, own.access), PaidEmbedder)
-    except VecError:
-        return False
 
 
 async def _spending(datasette: Datasette, db: Database) -> dict[str, Any]:

@@ -74,8 +74,6 @@ def _drop(own: Site, db: Database, index: Index) -> str:
     own.jobs.end(db.path, index.name, "cancelled")
     with closing(connect(db.path)) as conn:
         indexing.drop(conn, index)
-    own.jobs.forget(db.path, index.name)
-    own.problems.pop((db.name, index.name.lower()), None)
     if run:  # so that the next index of that name may have a job at once
         run.over.wait(_END_SECONDS)
     told = f"The index {index.name} was dropped; table {index.table} is as it was"

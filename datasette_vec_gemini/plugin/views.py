@@ -32,16 +32,13 @@ from ..store.transactions import mapped_errors
 from . import compat, ownership, page, permissions, site
 from .answers import Answer
 from .export import csv_response
-from .finding import coverage, find
+from .finding import NOT_FOUND, coverage, find
 from .sentences import NONE, Spans
 from .statement import statement
-
-__all__ = ["ROUTE", "find", "read_query", "read_settings", "search_page", "searchable", "visible_index"]
 
 ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)(\.(?P<format>json|csv))?$"
 MAX_FILTERS = 50
 
-NOT_FOUND = "There is no such index, or you may not view its table"
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (InvalidSetting, 500),  # it and UnknownEmbedder are the site's mistakes, not the visitor's
     (UnknownEmbedder, 503),
@@ -59,11 +56,11 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
     """
     db, index = await visible_index(datasette, request)
     pairs = parse_qsl(request.query_string, keep_blank_values=True)
-    settings, error, status, sql_url, nearest = config.Settings(), "", 200, None, NONE
+    settings = read_settings(datasette, db.name, index.table)
+    error, status, sql_url, nearest = "", 200, None, NONE
     answer = Answer(index=index, mode=settings.mode)
     try:
-        settings = read_settings(datasette, db.name, index.table)
-        answer = replace(answer, mode=settings.mode, coverage=await coverage(datasette, db, index))
+        answer = replace(answer, coverage=await coverage(datasette, db, index))
         if query := read_query(request, pairs, settings):
             answer = await find(datasette, request, db, index, query, facets=request.args.getlist("_facet"))
             nearest = await nearest_sentences(datasette, request, answer)
@@ -156,8 +153,8 @@ async def searchable(datasette: Datasette, actor: compat.Actor, database: str) -
 
 
 def read_settings(datasette: Datasette, database: str, table: str) -> config.Settings:
-    """The settings for one table, of the instance, its database and itself. Raises InvalidSetting."""
-    return config.settings(*site.settings_of(datasette, database, table))
+    """The settings for one table, of the instance, its database and itself."""
+    return site.of(datasette).settings_of(database, table)
 
 
 def read_query(request: Request, pairs: page.Pairs, settings: config.Settings) -> Query | None:

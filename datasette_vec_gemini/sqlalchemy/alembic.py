@@ -25,33 +25,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+try:
+    from alembic.util import DispatchPriority, PriorityDispatchResult
+except ImportError as error:
+    raise ImportError(
+        "datasette_vec_gemini.sqlalchemy.alembic needs Alembic 1.18 or newer: pip install 'alembic>=1.18'"
+    ) from error
 
 from alembic import context
 from alembic.autogenerate import comparators, renderers
 from alembic.operations import MigrateOperation, Operations
-from alembic.operations.ops import ExecuteSQLOp
-from alembic.util import DispatchPriority, PriorityDispatchResult
+from alembic.operations.ops import DropTableOp, ExecuteSQLOp
 from sqlalchemy import Column, Connection, Index, MetaData, Table, text
 from sqlalchemy.schema import SchemaItem
 
 from .. import vector_index
 from ..driver import sqlite3
 from ..errors import UsageError
+from ..vector_index import DerivedIndex
 from ..vector_index.candidates import REGISTRY
+from ..vector_index.hnsw import OPTIONS, Hnsw
 from .engine import on_driver
 from .index import VectorIndex
 from .types import Vector
+from .vec0 import Vec0Table
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
 
-_SHADOW = re.compile(
-    r"_(?:chunks|rowids|info|auxiliary|(?:vector_chunks|metadatachunks|metadatatext)\d\d"  # vec0
-    r"|data|idx|content|docsize|config)$"  # FTS5
-)
+_SHADOWS = {
+    "vec0": re.compile(r"_(?:chunks|rowids|info|auxiliary|(?:vector_chunks|metadatachunks|metadatatext)\d\d)$"),
+    "fts5": re.compile(r"_(?:data|idx|content|docsize|config)$"),
+    "fts4": re.compile(r"_(?:content|docsize|segments|segdir|stat)$"),
+}
+"""What each module adds to a virtual table's name for those that it keeps its data in."""
+
+_VIRTUAL = re.compile(rf"create\s+virtual\b(?:.*?\busing\W+({'|'.join(_SHADOWS)})\b)?", re.IGNORECASE | re.DOTALL)
 _OURS = re.compile(r"_vec_|_sqlite_migrations$|sqlite_")
 
 
@@ -71,12 +85,15 @@ def include_object(
     reflected: bool,  # noqa: FBT001 - Alembic passes it by position
     compare_to: SchemaItem | None,
 ) -> bool:
-    """Whether autogenerate compares an object by its own means: not a vector index, which has operations of ours."""
+    """Whether autogenerate compares an object by its own means: neither vector indexes nor vec0 tables.
+
+    Vector indexes have operations of ours; of a `Vec0Table` it would make an ordinary table.
+    """
     del name, compare_to
     if type_ == "index" and isinstance(item, Index):
         is_hnsw = reflected and item.dialect_kwargs.get("postgresql_using") == "hnsw"
         return not (is_hnsw or isinstance(item, VectorIndex))
-    return True
+    return not isinstance(item, Vec0Table)
 
 
 def render_item(type_: str, item: object, autogen_context: AutogenContext) -> str | Literal[False]:
@@ -106,10 +123,10 @@ class CreateVectorIndex(MigrateOperation):
         operations.invoke(cls(name, table, column, dimensions, **options))
 
     @classmethod
-    def of(cls, index: VectorIndex) -> CreateVectorIndex:
-        """The operation that makes an index as the models have it."""
-        derived, options = index.derived, {"metric": index.metric, "quantize": index.quantize, **index.tuning}
-        return cls(derived.name, derived.table, derived.column, derived.dimensions, **options)
+    def of(cls, index: DerivedIndex, **tuning: int) -> CreateVectorIndex:
+        """The operation that makes this index."""
+        options = {"metric": index.metric, "quantize": index.quantize, **tuning}
+        return cls(index.name, index.table, index.column, index.dimensions, **options)
 
     def reverse(self) -> DropVectorIndex:
         """The operation that undoes it."""
@@ -192,67 +209,111 @@ def _render_drop(autogen_context: AutogenContext, operation: DropVectorIndex) ->
     return f"{autogen_context.opts['alembic_module_prefix']}drop_vector_index({operation.name!r}, {operation.table!r})"
 
 
+class _Existing(NamedTuple):
+    """A vector index that the database has, and how to drop it; `is_ours` when it is as a VectorIndex writes it."""
+
+    drop: DropVectorIndex
+    definition: str | None
+    is_ours: bool
+
+
 @comparators.dispatch_for("schema", priority=DispatchPriority.LAST)  # after the tables
 def _compare(autogen_context: AutogenContext, upgrade_ops: UpgradeOps, schemas: object) -> PriorityDispatchResult:
-    """Make what the models have and the database has not, or has otherwise; drop what only the database has."""
+    """Make what the models have and the database has not, or has otherwise; drop what is ours and in no model.
+
+    What is looked at for dropping are the tables that the models have, or have lost in this revision.
+    """
     del schemas
     connection, metadata = autogen_context.connection, autogen_context.metadata
     if connection is None or not isinstance(metadata, MetaData):
         return PriorityDispatchResult.CONTINUE
-    wanted = {
-        str(index.name): index
-        for table in metadata.tables.values()
-        for index in table.indexes
-        if isinstance(index, VectorIndex)
-    }
-    existing = _derived(connection) if connection.dialect.name == "sqlite" else _hnsw(connection)
-    for name, (drop, definition) in existing.items():
-        if name not in wanted or definition not in {None, wanted[name].derived.definition}:
-            upgrade_ops.ops.insert(0, drop)
-    for name, index in wanted.items():
-        if name not in existing or existing[name][1] not in {None, index.derived.definition}:
-            upgrade_ops.ops.append(CreateVectorIndex.of(index))
+    is_sqlite = connection.dialect.name == "sqlite"
+    declared = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
+    wanted = {name: index for name, index in declared.items() if isinstance(index, VectorIndex)}
+    tables = {table.name for table in metadata.tables.values()}
+    tables |= {operation.table_name for operation in upgrade_ops.ops if isinstance(operation, DropTableOp)}
+    existing = _derived(connection) if is_sqlite else _hnsw(connection)
+    for name, (drop, definition, is_ours) in existing.items():
+        if name in wanted:
+            derived = wanted[name].derived
+            if definition == (derived if is_sqlite else Hnsw(index=derived)).definition:
+                del wanted[name]
+                continue
+        elif name in declared or not is_ours or drop.table not in tables:
+            continue
+        upgrade_ops.ops.insert(0, drop)
+    upgrade_ops.ops.extend(CreateVectorIndex.of(index.derived, **index.tuning) for index in wanted.values())
     return PriorityDispatchResult.CONTINUE
 
 
-def _derived(connection: Connection) -> dict[str, tuple[DropVectorIndex, str | None]]:
-    """Name -> operation and definition of the vector indexes that a SQLite file has, by its own account."""
+def _derived(connection: Connection) -> dict[str, _Existing]:
+    """Those of a SQLite file by their names, by its own account."""
     return {
-        index.name: (
-            CreateVectorIndex(
-                index.name, index.table, index.column, index.dimensions, metric=index.metric, quantize=index.quantize
-            ).reverse(),
-            index.definition,
-        )
+        index.name: _Existing(CreateVectorIndex.of(index).reverse(), index.definition, is_ours=True)
         for index in on_driver(connection, vector_index.stored)
     }
 
 
-def _hnsw(connection: Connection) -> dict[str, tuple[DropVectorIndex, str | None]]:
-    """Name -> operation of the HNSW indexes that a PostgreSQL database has; PostgreSQL's own words make them again."""
+def _hnsw(connection: Connection) -> dict[str, _Existing]:
+    """Those of a PostgreSQL database by their names: all HNSW indexes. Its own words make again what is not ours.
+
+    The column is null where the index is not of one column of vectors, whole, halved or as signs, and of all its rows;
+    the key where the table's is not one column.
+    """
     rows = connection.execute(
         text(
             """
-            select i.relname, t.relname, pg_get_indexdef(i.oid) from pg_class as i
+            select i.relname, t.relname, k.attname, c.attname, e.atttypmod, o.opcname, i.reloptions is null,
+                pg_get_indexdef(i.oid)
+            from pg_class as i
             join pg_am on pg_am.oid = i.relam and pg_am.amname = 'hnsw'
-            join pg_index on pg_index.indexrelid = i.oid
-            join pg_class as t on t.oid = pg_index.indrelid
+            join pg_index as x on x.indexrelid = i.oid
+            join pg_class as t on t.oid = x.indrelid
+            join pg_opclass as o on o.oid = x.indclass[0]
+            join pg_attribute as e on e.attrelid = i.oid
+            left join (pg_attribute as c join pg_type as v on v.oid = c.atttypid and v.typname = 'vector')
+                on c.attrelid = t.oid and x.indpred is null and pg_get_indexdef(i.oid, 1, false) = format(
+                    case split_part(o.opcname, '_', 1)
+                        when 'vector' then '%1$I'
+                        when 'halfvec' then '((%1$I)::halfvec(%2$s))'
+                        when 'bit' then '((binary_quantize(%1$I))::bit(%2$s))'
+                    end, c.attname, e.atttypmod
+                )
+            left join pg_index as p on p.indrelid = t.oid and p.indisprimary and p.indnatts = 1
+            left join pg_attribute as k on k.attrelid = t.oid and k.attnum = p.indkey[0]
             where pg_table_is_visible(t.oid) and not i.relispartition
             """
         )
     )
-    return {name: (DropVectorIndex(name, table, ExecuteSQLOp(sql)), None) for name, table, sql in rows}
+    existing = {}
+    for name, table, key, column, dimensions, operator_class, is_plain, sql in rows:
+        drop, is_ours = DropVectorIndex(name, table, ExecuteSQLOp(sql)), False
+        if key and column and is_plain and operator_class in OPTIONS:
+            metric, quantize = OPTIONS[operator_class]
+            with suppress(UsageError):  # a name or a length that no VectorIndex has
+                index = DerivedIndex(
+                    name=name,
+                    table=table,
+                    key=key,
+                    column=column,
+                    dimensions=dimensions,
+                    metric=metric,
+                    quantize=quantize,
+                )
+                drop, is_ours = CreateVectorIndex.of(index).reverse(), True
+        definition = f"{operator_class}[{dimensions}] of {column}" if column else None
+        existing[name] = _Existing(drop, definition, is_ours)
+    return existing
 
 
 def _kept(connection: Connection) -> set[str]:
     """The tables of a SQLite file that belong to an index or a virtual table, whether or not its module is there."""
     tables = connection.exec_driver_sql("select name, sql from sqlite_master where type = 'table'").all()
-    virtual = {name for name, sql in tables if re.match(r"create\s+virtual\b", sql or "", re.IGNORECASE)}
+    virtual = {name: (match[1] or "").lower() for name, sql in tables if (match := _VIRTUAL.match(sql or ""))}
+    shadows = {
+        name for name, _ in tables for module, suffix in _SHADOWS.items() if virtual.get(suffix.sub("", name)) == module
+    }
     derived = set[str]()
     if any(name == REGISTRY for name, _ in tables):
         derived = {f"{name}_dirty" for (name,) in connection.exec_driver_sql(f"select name from {REGISTRY}")}
-    return {
-        name
-        for name, _ in tables
-        if name in virtual or name in derived or _SHADOW.sub("", name) in virtual or _OURS.match(name)
-    }
+    return {*virtual, *shadows, *derived, *(name for name, _ in tables if _OURS.match(name))}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.exc import DBAPIError
 
 from .. import vector_index
 from ..driver import sqlite3
 from ..errors import ExtensionUnavailable, InvalidSetting, UsageError
 from ..store.transactions import mapped_errors
+from ..vector_index.candidates import DISTANCES
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -26,20 +28,31 @@ if TYPE_CHECKING:
 _E = TypeVar("_E", bound="Engine | AsyncEngine")
 _R = TypeVar("_R")
 
+_EXTRAS = {"aiosqlite": "aiosqlite", "asyncpg": "postgres", "psycopg": "postgres"}
+"""The extra that brings each driver."""
+
+_UNREGISTERED = (
+    "the connections of this engine have no sqlite-vec: call register_vector(engine) where it is made, or make it with "
+    "datasette_vec_gemini.sqlalchemy.create_engine"
+)
 _CAUGHT_UP = "datasette_vec_gemini_changes"
 """In the pool's entry of a connection: how many changes it had made when the indexes were last looked at."""
 
 
 def create_engine(url: str | URL, **options: Any) -> Engine:
     """SQLAlchemy's `create_engine`, registered."""
-    return register_vector(sqlalchemy.create_engine(url, **options))
+    with _telling_of_missing_driver():
+        engine = sqlalchemy.create_engine(url, **options)
+    return register_vector(engine)
 
 
 def create_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     """SQLAlchemy's `create_async_engine`, registered."""
     from sqlalchemy.ext import asyncio
 
-    return register_vector(asyncio.create_async_engine(url, **options))
+    with _telling_of_missing_driver():
+        engine = asyncio.create_async_engine(url, **options)
+    return register_vector(engine)
 
 
 def register_vector(engine: _E) -> _E:
@@ -65,6 +78,18 @@ def register_vector(engine: _E) -> _E:
     return engine
 
 
+@contextmanager
+def _telling_of_missing_driver() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise ImportError(
+            f"an engine of this URL needs {error.name}: pip install 'datasette-vec-gemini[{_EXTRAS[error.name]}]'"
+        ) from error
+
+
 def on_driver(connection: Connection, work: Callable[[Any], _R]) -> _R:
     """Do something with the driver's own connection; that of aiosqlite lives in a thread, and the work goes there.
 
@@ -79,10 +104,7 @@ def on_driver(connection: Connection, work: Callable[[Any], _R]) -> _R:
         cause = error.__cause__ if isinstance(error, ExtensionUnavailable) else error
         if not str(cause).startswith(("no such module: vec0", "no such function: vec_")):
             raise
-        raise ExtensionUnavailable(
-            "the connections of this engine have no sqlite-vec: call register_vector(engine) where it is made, or make "
-            "it with datasette_vec_gemini.sqlalchemy.create_engine"
-        ) from cause
+        raise ExtensionUnavailable(_UNREGISTERED) from cause
 
 
 def _run(connection: DBAPIConnection | None, work: Callable[[Any], _R]) -> _R:
@@ -149,13 +171,29 @@ def _catch_up(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) ->
 
 
 def _tell_of_missing_index(context: ExceptionContext) -> Exception | None:
-    """The same error, in words that help; a statement of `nearest` is known by what it names."""
-    wrapped, statement = context.sqlalchemy_exception, context.statement
+    """A statement of `nearest` is known by what it names."""
     missing = re.fullmatch("no such table: (.+)_dirty", str(context.original_exception))
-    if not isinstance(wrapped, DBAPIError) or not missing or "_vec_plan" not in (statement or ""):
+    if not missing or "_vec_plan" not in (context.statement or ""):
         return None
-    original = type(context.original_exception)(
+    return _reworded(
+        context,
         f"the vector index {missing[1]!r} is declared, but not in this file: metadata.create_all(engine) makes it, "
-        "also where the table is there already"
+        "also where the table is there already",
     )
-    return type(wrapped)(statement, wrapped.params, original, hide_parameters=wrapped.hide_parameters)
+
+
+@event.listens_for(SQLiteDialect, "handle_error")
+def _tell_of_missing_extension(context: ExceptionContext) -> Exception | None:
+    """Of engines that nobody has registered, whose statements need sqlite-vec."""
+    functions = "|".join(DISTANCES.values())
+    missing = re.fullmatch(f"no such (module: vec0|function: ({functions}))", str(context.original_exception))
+    return _reworded(context, _UNREGISTERED) if missing else None
+
+
+def _reworded(context: ExceptionContext, message: str) -> Exception | None:
+    """The same error, in words that help."""
+    wrapped = context.sqlalchemy_exception
+    if not isinstance(wrapped, DBAPIError):
+        return None
+    original = type(context.original_exception)(message)
+    return type(wrapped)(context.statement, wrapped.params, original, hide_parameters=wrapped.hide_parameters)

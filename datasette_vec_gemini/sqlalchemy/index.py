@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column, Connection, Index, MetaData, Table, event, inspect
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine.mock import MockConnection
-from sqlalchemy.schema import DDL
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import DDL, CreateIndex
+from sqlalchemy.sql.compiler import DDLCompiler
+from sqlalchemy.sql.ddl import SchemaDropper
 
 from .. import vector_index
 from ..errors import InvalidKey, InvalidName, InvalidSetting, shown
 from ..schema import affinity
-from ..vector_index import DerivedIndex
+from ..vector_index import DerivedIndex, Metric, Quantize
 from .engine import on_driver
 from .types import Vector
 
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute, Session
 
 _KEY_TYPES = {"INTEGER": "integer", "TEXT": "text"}
+_SETTINGS = "sqlite_vector"
+"""The option of an Index that holds the settings of a VectorIndex: what copies a table, copies options."""
+
+Index.argument_for("sqlite", _SETTINGS.removeprefix("sqlite_"), None)
 
 
 class VectorIndex(Index):
@@ -36,31 +44,54 @@ class VectorIndex(Index):
         name: str,
         column: str | Column[Any] | InstrumentedAttribute[Any],
         *,
-        metric: str = "cosine",
-        quantize: str = "float32",
+        metric: Metric = "cosine",
+        quantize: Quantize = "float32",
         oversample: int | None = None,
         exact_rows: int | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(name, str):
             raise InvalidName(f"{shown(name)} cannot be the name of a vector index: give it one")
-        self.metric = metric
-        self.quantize = quantize
         tuning = {"oversample": oversample, "exact_rows": exact_rows}
-        self.tuning = {option: value for option, value in tuning.items() if value is not None}
-        super().__init__(name, column, **options)
-        self.ddl_if(dialect="postgresql")
+        settings = {"metric": metric, "quantize": quantize} | {
+            option: value for option, value in tuning.items() if value is not None
+        }
+        super().__init__(name, column, **(options | {_SETTINGS: settings}))
 
     def _set_parent(self, parent: Any, **options: Any) -> None:
         super()._set_parent(parent, **options)
         column = self.column
         if not isinstance(column.type, Vector):
             raise InvalidSetting(f"{parent.name}.{column.name} is no Vector, which a VectorIndex is made of")
+        self._follow(parent)
+
+    def _follow(self, parent: Table) -> None:
+        """Come and go with a table that it has been attached to."""
+        column: Any = self.column
         column.type = column.type.of_metric(self.metric)
+        self.ddl_if(dialect="postgresql")
         event.listen(self, "after_create", _create)
         event.listen(self, "before_drop", _drop)
         event.listen(parent, "after_drop", self._table_dropped)
         event.listen(parent.metadata, "after_create", self._metadata_created)
+
+    @property
+    def metric(self) -> Metric:
+        """By which it compares."""
+        metric: Metric = self.dialect_kwargs[_SETTINGS]["metric"]
+        return metric
+
+    @property
+    def quantize(self) -> Quantize:
+        """What its codes are."""
+        quantize: Quantize = self.dialect_kwargs[_SETTINGS]["quantize"]
+        return quantize
+
+    @property
+    def tuning(self) -> dict[str, int]:
+        """`oversample` and `exact_rows`, as far as they were given."""
+        settings = self.dialect_kwargs[_SETTINGS]
+        return {option: settings[option] for option in ("oversample", "exact_rows") if option in settings}
 
     @property
     def column(self) -> Column[Any]:
@@ -124,9 +155,10 @@ class VectorIndex(Index):
         connection = bind if isinstance(bind, Connection) else bind.connection()
         return on_driver(connection, self.derived.sync) if connection.dialect.name == "sqlite" else 0
 
-    def _table_dropped(self, table: Table, connection: Connection | MockConnection, **_: Any) -> None:
+    def _table_dropped(self, table: Table, connection: Connection | MockConnection, **options: Any) -> None:
         del table
-        _drop(self, connection)
+        if is_for_good(options):
+            _drop(self, connection)
 
     def _metadata_created(self, metadata: MetaData, connection: Connection | MockConnection, **options: Any) -> None:
         """A table that was there already gets its index too, as far as the call was about it."""
@@ -146,10 +178,37 @@ def sync_indexes(bind: Connection | Session) -> int:
     return on_driver(connection, vector_index.sync) if connection.dialect.name == "sqlite" else 0
 
 
+def is_for_good(options: Mapping[str, Any]) -> bool:
+    """Whether a table that is dropped, with these options of the event, is not replaced by a copy of it.
+
+    Alembic's batch operations do that, and its other operations know no table of the models.
+    """
+    return isinstance(options.get("_ddl_runner"), SchemaDropper)
+
+
 def vector_indexes(column: Column[Any]) -> list[VectorIndex]:
     """The vector indexes of a column of a table."""
     table: Any = column.table
     return [index for index in table.indexes if isinstance(index, VectorIndex) and index.column is column]
+
+
+@event.listens_for(Index, "after_parent_attach")
+def _copied(index: Index, table: Table) -> None:
+    """Table.to_metadata and Alembic's batches make a plain copy of an index, and Alembic goes on to use it."""
+    is_copy = not isinstance(index, VectorIndex) and index.dialect_kwargs.get(_SETTINGS) is not None
+    if is_copy and isinstance(index.columns[0].type, Vector):
+        same: Any = index
+        same.__class__ = VectorIndex
+        same._follow(table)  # noqa: SLF001
+
+
+@compiles(CreateIndex, "sqlite")
+def _create_on_sqlite(create: CreateIndex, compiler: DDLCompiler, **options: Any) -> str:
+    index = create.element
+    if isinstance(index, VectorIndex):  # from Alembic, for the copy of a table: the index waits for that
+        return f"-- the vector index {index.name} follows its table"
+    text: str = compiler.visit_create_index(create, **options)  # type: ignore[no-untyped-call]
+    return text
 
 
 def _create(index: VectorIndex, connection: Connection | MockConnection, **_: Any) -> None:

@@ -6,8 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from sqlalchemy import Boolean, ColumnClause, Select, Table, TextClause, bindparam, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnClause,
+    Select,
+    Table,
+    TextClause,
+    bindparam,
+    case,
+    literal_column,
+    select,
+)
 from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import QueryableAttribute
@@ -19,7 +29,8 @@ from sqlalchemy.sql.selectable import Alias, FromClause, Join
 from sqlalchemy.sql.visitors import InternalTraversal
 
 from ..errors import InvalidQuery, shown
-from ..vector_index import DerivedIndex, checked
+from ..vector_index import ALL_ROWS, DerivedIndex, whole
+from ..vectors import checked
 from .index import VectorIndex, vector_indexes
 from .types import CosineDistance, Distance, L2Distance, MaxInnerProduct, Vector, as_printed
 
@@ -31,8 +42,6 @@ if TYPE_CHECKING:
 _DISTANCES = {distance.metric: distance for distance in (CosineDistance, L2Distance, MaxInnerProduct)}
 _KEEPS_ORDER = (operators.asc_op, operators.nulls_first_op, operators.nulls_last_op)
 _SELECTED_BY_EXISTS = {"1", "*"}
-ALL_ROWS = 1 << 40
-"""How many rows a statement without LIMIT wants."""
 
 
 def nearest(
@@ -49,7 +58,7 @@ def nearest(
     whenever k rows match. `.limit()` and `.offset()` turn pages, as in any select. Rows without a vector are never
     found. `metric` is needed only where a column has several indexes. Raises InvalidQuery, InvalidVector.
     """
-    limit = _whole(k)
+    limit = whole(k)
     entity, expression = _entity(column)
     index = _index(expression, metric)
     kind: Vector = expression.type
@@ -67,12 +76,6 @@ def nearest(
         .order_by(distance, key)
         .limit(limit)
     )
-
-
-def _whole(k: object) -> int:
-    if not isinstance(k, int | np.integer) or k < 1:
-        raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1")
-    return int(k)
 
 
 def _entity(column: Any) -> tuple[Sequence[Any], Any]:
@@ -148,7 +151,7 @@ class Search:
         if not entry["asfrom_froms"].issuperset(entry["compile_state"].froms):
             raise CompileError("nearest() cannot be correlated: SQLite searches once for all rows around it")
         froms = [_without_idle_joins(each, conditions) for each in entry["compile_state"].froms]
-        is_filtered = bool(conditions) or froms != [key.table] or not _is_whole(key.table)
+        is_filtered = bool(conditions) or froms != [key.table] or not _iswhole(key.table)
         return cls(
             wanted=_wanted(statement, element.index.metric, vector),
             matching=_select_keys(key, froms, conditions) if is_filtered else None,
@@ -163,7 +166,12 @@ def _wanted(statement: Select[Any], metric: str, vector: Any) -> ColumnElement[i
         return None
     if statement._distinct or statement._group_by_clauses or statement._having_criteria:
         return None
-    return limit if statement._offset_clause is None else limit + statement._offset_clause
+    offset = statement._offset_clause
+    if offset is None:
+        return limit
+    # The sum of what a user gives may be no integer of the database.
+    most = literal_column(str(ALL_ROWS), BigInteger)
+    return case((limit > most - offset, most), else_=limit + offset)
 
 
 def _is_nearest_first(clause: Any, metric: str, vector: Any) -> bool:
@@ -176,7 +184,7 @@ def _contains(clause: ClauseElement, element: ClauseElement) -> bool:
     return any(each is element for each in visitors.iterate(clause))
 
 
-def _is_whole(source: FromClause) -> bool:
+def _iswhole(source: FromClause) -> bool:
     """Whether a table or an alias has all rows of the table, as a subquery under an alias need not."""
     return isinstance(source.element if isinstance(source, Alias) else source, Table)
 
@@ -219,6 +227,7 @@ def _candidates_on_sqlite(element: Candidates, compiler: SQLCompiler, **options:
     key, column, vector = (compiler.process(part, **options) for part in element.parts)
     if _is_elsewhere(element, compiler):
         return element.index.present(column)
+    # Without LIMIT all rows are wanted.
     wanted = str(ALL_ROWS) if search.wanted is None else compiler.process(search.wanted, **options)
     matching = None if search.matching is None else compiler.process(search.matching, **options)
     keys = "".join(element.index.candidates(vector, wanted, matching))

@@ -18,9 +18,10 @@ from .. import entities
 from ..chunking import placeholders, respell
 from ..domain import Embedder, Hit, Index, Mode, Quantize, Query, SyncReport
 from ..entities import Semantic
-from ..errors import ColumnNotFound, InvalidKey, InvalidQuery, UsageError, shown
+from ..errors import ColumnNotFound, InvalidKey, UsageError, shown
 from ..schema import source_key
 from .engine import on_driver
+from .index import is_for_good
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnExpressionArgument
@@ -77,13 +78,12 @@ def semantic(
 
 
 def _create(entity: type[Any], _: Table, connection: Connection, **__: object) -> None:
-    """Make the index with the table; in an open transaction, such as other programs would wait for, later."""
     if connection.dialect.name == "sqlite":
-        on_driver(connection, lambda raw: None if raw.in_transaction else _declared(entity).open(raw))
+        on_driver(connection, _declared(entity).open)
 
 
-def _drop(entity: type[Any], _: Table, connection: Connection, **__: object) -> None:
-    if connection.dialect.name == "sqlite":
+def _drop(entity: type[Any], _: Table, connection: Connection, **options: object) -> None:
+    if connection.dialect.name == "sqlite" and is_for_good(options):
         on_driver(connection, _declared(entity).drop)
 
 
@@ -126,8 +126,6 @@ def search_entities(
     nobody has allowed. What the session itself has not committed is flushed and found by words at once, by meaning
     after the commit. Raises UsageError, EmbedderError, DatabaseUnavailable.
     """
-    if not isinstance(question, str):
-        raise InvalidQuery(f"the question is {shown(question)}: it has to be text")
     query = Query(question, k=k, mode=mode, offset=offset)
     declared, session = _declared(entity), _checked(session, entity)
     if session.autoflush:
@@ -159,7 +157,12 @@ def _checked(session: Session | scoped_session[Any], entity: type[Any]) -> Sessi
     """The session, if it is one of a SQLite database that can be asked here. Raises UsageError."""
     if hasattr(session, "run_sync"):
         raise UsageError("an async session searches by `await session.run_sync(search_entities, Document, question)`")
-    own: Session = session() if isinstance(session, scoped_session) else session
+    own = session() if isinstance(session, scoped_session) else session
+    if not isinstance(own, Session):
+        raise UsageError(
+            f"{shown(session)} is no session: `with Session(engine) as session: search_entities(session, "
+            f"{entity.__name__}, question)`, or sync_entities(session, {entity.__name__})"
+        )
     entities.refuse_dialect(own.get_bind(inspect(entity)).dialect.name)
     return own
 

@@ -14,9 +14,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from ..errors import InvalidSetting, InvalidVector
-from ..vector_index import checked
 from ..vector_index.candidates import DISTANCES, present
-from ..vectors import pack, unpack
+from ..vectors import checked, pack, unpack
 
 
 class PackedVector(UserDefinedType[bytes]):

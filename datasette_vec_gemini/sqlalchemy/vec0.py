@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +28,17 @@ from sqlalchemy.sql import coercions, roles, visitors
 from sqlalchemy.sql.compiler import DDLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 
-from ..errors import InvalidName, InvalidQuery, InvalidSetting, shown
-from ..vector_index import checked
+from ..errors import InvalidQuery, InvalidSetting, shown
+from ..vector_index import whole
 from ..vector_index.candidates import MAX_CODES
+from ..vector_index.vec0 import check_name
+from ..vectors import checked
 from .nearest import has_text
 from .types import Vector
 
 if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnExpressionArgument
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _METRICS = ("cosine", "l2", "l1")
 _TYPES: dict[type[Any], str] = {Boolean: "boolean", Integer: "integer", Float: "float", String: "text"}
 
@@ -75,6 +75,8 @@ class Vec0Table(Table):
         if metric not in _METRICS:
             raise InvalidSetting(f"metric={shown(metric)} is unknown to vec0: use one of {', '.join(_METRICS)}")
         self.metric = metric
+        for own in (name, *(column.name for column in columns)):
+            check_name(own, of=name)
         for column in columns:
             if isinstance(column.type, Vector):
                 column.type = column.type.of_metric(metric)
@@ -90,15 +92,22 @@ class Vec0Table(Table):
             **options,
         )
         self.ddl  # noqa: B018 - refuses what vec0 cannot hold
-        event.listen(self, "before_create", _refuse_elsewhere)
+        event.listen(self, "before_create", _refuse_elsewhere, propagate=True)
+
+    def to_metadata(self, *args: Any, **options: Any) -> Vec0Table:
+        """SQLAlchemy's, which makes a Table."""
+        copy: Any = super().to_metadata(*args, **options)
+        if not isinstance(copy, Vec0Table):
+            copy.__class__ = Vec0Table
+            copy.metric = self.metric
+            copy.implicit_returning = False
+        same: Vec0Table = copy
+        return same
 
     @property
     def ddl(self) -> str:
         """The columns in vec0's own grammar."""
         columns = [column for column in self.columns if not column.system]
-        for name in (self.name, *(column.name for column in columns)):
-            if not _NAME.fullmatch(name):
-                raise InvalidName(f"{shown(name)}: vec0 takes names of ASCII letters, digits and _ only")
         if len(self.primary_key) != 1 or sum(isinstance(column.type, Vector) for column in columns) != 1:
             raise InvalidSetting(f"{self.name}: vec0 needs a key of one column and a Vector")
         return ", ".join(f"{column.name} {self._type(column)}" for column in columns)
@@ -121,8 +130,9 @@ class Vec0Table(Table):
         `among` is a select of the keys to search in, `where` are conditions on columns of this table: both act inside
         the search, which conditions on what is joined do not. Raises InvalidQuery, InvalidVector.
         """
-        if type(k) is not int or not 1 <= k <= MAX_CODES:
-            raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1 to {MAX_CODES:,}, vec0's limit")
+        wanted = whole(k)
+        if wanted > MAX_CODES:
+            raise InvalidQuery(f"k is {shown(k)}: vec0's limit is {MAX_CODES:,}")
         (key,) = self.primary_key
         column = self.vectors
         kind: Any = column.type
@@ -132,7 +142,7 @@ class Vec0Table(Table):
         of_key = [condition for condition in conditions if _names(condition, key)]
         others = [condition for condition in conditions if not _names(condition, key)]
         statement = select(key, cast(self.c.distance, Float).label("distance")).where(
-            column.op("MATCH", is_comparison=True)(asked), self.c.k == k, *others
+            column.op("MATCH", is_comparison=True)(asked), self.c.k == wanted, *others
         )
         if of_key:
             statement = statement.where(key.in_(select(key).where(*of_key).correlate(None)))

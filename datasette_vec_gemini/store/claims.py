@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..domain import Index
 from ..driver import sqlite3
 from ..schema import quote_identifier
+from .counting import PENDING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,7 @@ def take(conn: sqlite3.Connection, index: Index, *, owner: str, limit: int, now:
         update {quote_identifier(index.object("chunks"))} set claim = :owner, claimed_until = :until
         where id in (
             select id from {quote_identifier(index.object("chunks"))} as pending
-            where embedding is null and error is null and (claim is null or claimed_until < :now)
+            where {PENDING} and (claim is null or claimed_until < :now)
             and not exists (
                 select 1 from {quote_identifier(index.object("chunks"))} as other where other.digest = pending.digest
                 and other.embedding is null and other.claim <> :owner and other.claimed_until >= :now
@@ -51,7 +52,7 @@ def held(conn: sqlite3.Connection, index: Index) -> dict[str, float]:
     cursor = conn.execute(
         f"""
         select claim, max(claimed_until) from {quote_identifier(index.object("chunks"))}
-        where embedding is null and error is null and claim is not null group by claim
+        where {PENDING} and claim is not null group by claim
         """
     )
     return dict(cursor.fetchall())
@@ -84,7 +85,7 @@ def renew(conn: sqlite3.Connection, index: Index, owner: str, *, until: float) -
     conn.execute(
         f"""
         update {quote_identifier(index.object("chunks"))} set claimed_until = ?
-        where embedding is null and error is null and claim = ?
+        where {PENDING} and claim = ?
         """,
         [until, owner],
     )

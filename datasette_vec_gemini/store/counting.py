@@ -10,6 +10,10 @@ from ..keys import Key
 from ..schema import in_main, key_names, quote_identifier
 from . import source
 
+PENDING = "embedding is null and error is null"
+FAILED = "embedding is null and error is not null"
+"""What holds for chunks that wait for their vector, and for those that the model refused."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
@@ -58,7 +62,7 @@ def has_unclaimed(conn: sqlite3.Connection, index: Index, *, now: float) -> bool
     sql = f"""
         select exists (
             select 1 from {quote_identifier(index.object("chunks"))}
-            where embedding is null and error is null and (claim is null or claimed_until < ?)
+            where {PENDING} and (claim is null or claimed_until < ?)
         )
         """
     return bool(conn.execute(sql, [now]).fetchone()[0])
@@ -75,7 +79,7 @@ def count_pending(conn: sqlite3.Connection, index: Index) -> int:
             select {keys} from (
                 -- The limit keeps SQLite from reading every chunk in the order of the keys.
                 select {keys} from {quote_identifier(index.object("chunks"))}
-                where embedding is null and error is null limit -1
+                where {PENDING} limit -1
             )
         )
         """
@@ -95,9 +99,9 @@ def coverage(conn: sqlite3.Connection, index: Index) -> Coverage:
             (select count(*) from {queue} as q where not exists (
                 select 1 from {chunks} as c where {matches} and c.position = 0)),
             (select count(*) from (
-                select {keys} from (select {keys} from {chunks} where embedding is null and error is not null limit -1)
+                select {keys} from (select {keys} from {chunks} where {FAILED} limit -1)
                 except
-                select {keys} from (select {keys} from {chunks} where embedding is null and error is null limit -1)
+                select {keys} from (select {keys} from {chunks} where {PENDING} limit -1)
                 except
                 select {keys} from {queue}))
         """
@@ -115,10 +119,10 @@ def counts(conn: sqlite3.Connection, index: Index) -> Counts:
         f"""
         with
         waiting as materialized (
-            select {keys} from {queue} union select {keys} from {chunks} where embedding is null and error is null
+            select {keys} from {queue} union select {keys} from {chunks} where {PENDING}
         ),
         refused as materialized (
-            select {keys} from {chunks} where embedding is null and error is not null except select {keys} from waiting
+            select {keys} from {chunks} where {FAILED} except select {keys} from waiting
         )
         select
             (select count(*) from {table} as t where {source.has_key(index, of="t")}),
@@ -147,7 +151,7 @@ def failures(conn: sqlite3.Connection, index: Index, *, limit: int = 20) -> list
     cursor = conn.execute(
         f"""
         select {keys}, error from {quote_identifier(index.object("chunks"))}
-        where embedding is null and error is not null order by id limit ?
+        where {FAILED} order by id limit ?
         """,
         [limit],
     )

@@ -21,7 +21,9 @@ ROWS = 256
 """Chunks that are read at once: a document may have any number of them."""
 BATCH = 1_000
 LABEL_CHARACTERS = 100
-"""So much of a text is read to name a document or a category; cells may hold whole books."""
+"""So much of a text names a document or a category."""
+READ_CHARACTERS = 400
+"""So much of it is read, white space and all: cells may hold whole books."""
 
 Place = tuple[Key, float, float, float]
 """A document's key, where it stands among the samples (0 to 1), x and y."""
@@ -310,7 +312,8 @@ def _where(condition: Condition | None) -> tuple[str, list[object]]:
 
 
 def _label(column: str) -> str:
-    return f"case typeof({column}) when 'text' then substr({column}, 1, 400) when 'blob' then null else {column} end"
+    text = f"substr({column}, 1, {READ_CHARACTERS})"
+    return f"case typeof({column}) when 'text' then {text} when 'blob' then null else {column} end"
 
 
 def _category(color: str | None) -> str:

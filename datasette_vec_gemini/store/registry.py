@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from ..domain import Index, KeyColumn
 from ..driver import sqlite3
 from ..errors import IndexNotFound, shown
-from ..schema import in_main, migrations, quote_identifier
+from ..migrating import migrations
+from ..schema import in_main, quote_identifier
 from . import source
 from .transactions import database, mapped_errors
 
@@ -69,6 +70,13 @@ def reread(conn: sqlite3.Connection, index: Index) -> Index:
     for current in _select(conn, "uid = ?", [index.uid]):
         return current
     raise IndexNotFound(f"index {index.name!r} was dropped or rebuilt meanwhile: look it up and start again")
+
+
+def current(conn: sqlite3.Connection, index: Index) -> Index:
+    """The same generation, or the active one where that was dropped or retired. Raises IndexNotFound."""
+    for same in _select(conn, "uid = ? and state != 'retired'", [index.uid]):
+        return same
+    return find(conn, index.name)
 
 
 def generations(conn: sqlite3.Connection, name: str) -> list[Index]:

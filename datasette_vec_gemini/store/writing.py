@@ -13,6 +13,7 @@ from ..keys import Key
 from ..schema import key_names, quote_identifier
 from ..vectors import quantise_int8, unpack
 from .claims import Claimed
+from .counting import FAILED
 from .reading import has_codes
 
 SPARE = "_vec_spare"
@@ -177,7 +178,7 @@ def retry_failures(conn: sqlite3.Connection, index: Index, *, attempts: int | No
         f"""
         update {quote_identifier(index.object("chunks"))}
         set error = null, attempts = case when :attempts is null then 0 else attempts end
-        where embedding is null and error is not null and (:attempts is null or attempts < :attempts)
+        where {FAILED} and (:attempts is null or attempts < :attempts)
         """,
         {"attempts": attempts},
     )

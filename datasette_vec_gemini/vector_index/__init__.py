@@ -17,33 +17,33 @@ among texts they stay noted, so that searches find them; among integers they are
 
 from __future__ import annotations
 
+import operator
 import re
-import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
 
 from .. import connection
 from ..driver import sqlite3
-from ..errors import InvalidKey, InvalidName, InvalidSetting, InvalidVector, shown
+from ..errors import InvalidKey, InvalidName, InvalidQuery, InvalidSetting, shown
 from ..schema import quote_identifier
 from ..vectors import Vector, quantise_int8
 from . import candidates, folding, functions, installing
-from .candidates import DISTANCES, MATCHING, MAX_CODES, QUERY, REGISTRY, WANTED, literal
+from .candidates import DISTANCES, MATCHING, QUERY, REGISTRY, WANTED
 
 __all__ = [
+    "ALL_ROWS",
     "DISTANCES",
-    "MAX_CODES",
-    "REGISTRY",
     "DerivedIndex",
+    "Metric",
+    "Quantize",
     "catch_up",
-    "checked",
     "prepare",
     "stored",
     "sync",
+    "whole",
 ]
 
 Metric = Literal["cosine", "l2", "inner_product"]
@@ -52,45 +52,25 @@ Quantize = Literal["float32", "int8", "bit"]
 MAX_DIMENSIONS = 8_192
 """The most dimensions that vec0 takes."""
 
+ALL_ROWS = 1 << 40
+"""As many as any table has: what more is asked for would be no integer of the database."""
+
 _OVERSAMPLE = {"float32": 2, "int8": 4, "bit": 1}
 _Node = TypeVar("_Node")
 
 
-def checked(value: Any, dimensions: int, *, nonzero: bool = False) -> Vector:
-    """A list, array or packed BLOB as a float32 array of shape (dimensions,).
+def whole(k: object) -> int:
+    """How many rows are wanted: a whole number, NumPy's too, and at most as many as any table has.
 
-    Raises InvalidVector, a ValueError, for text, another shape, NaN or infinity, and for zeros if `nonzero`.
+    Raises InvalidQuery for what is none, for True and for less than 1.
     """
-    vector = _floats(value, dimensions)
-    if len(vector) != dimensions:
-        raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
-    if not np.isfinite(vector).all():
-        raise InvalidVector("a vector holds NaN or infinity, or a number beyond float32")
-    if nonzero and not vector[0] and not vector.any():
-        raise InvalidVector("a vector is all zeros and has no direction, which the cosine distance compares")
-    return vector
-
-
-def _floats(value: Any, dimensions: int) -> Vector:
-    if isinstance(value, list | tuple):
-        with suppress(struct.error, OverflowError):  # what is no list of numbers is told more about below
-            return np.frombuffer(struct.pack(f"{len(value)}f", *value), dtype=np.float32)
-    if isinstance(value, bytes | bytearray | memoryview):
-        if len(value) % 4:
-            raise InvalidVector(f"expected a vector of {dimensions} float32, {4 * dimensions} bytes, not {len(value)}")
-        return np.frombuffer(value, dtype="<f4").astype(np.float32, copy=False)
     try:
-        numbers = np.asarray(value)
-    except ValueError as error:
-        raise InvalidVector(f"expected a vector of {dimensions} numbers, got lists of unequal length") from error
-    if numbers.dtype.kind not in "fiu":
-        raise InvalidVector(f"expected a vector of {dimensions} numbers, got {shown(value)}")
-    if numbers.ndim != 1:
-        raise InvalidVector(f"expected a vector of {dimensions} numbers, got an array of shape {numbers.shape}")
-    if numbers.dtype == np.float32:
-        return numbers
-    with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+        number = 0 if isinstance(k, bool) else operator.index(cast("int", k))
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InvalidQuery(f"k is {shown(k)}: it has to be a whole number from 1")
+    return min(number, ALL_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +87,8 @@ class DerivedIndex:
     key: str
     column: str
     dimensions: int
-    metric: str = "cosine"
-    quantize: str = "float32"
+    metric: Metric = "cosine"
+    quantize: Quantize = "float32"
     oversample: int | None = None
     key_type: Literal["integer", "text"] = "integer"
     exact_rows: int = 5_000
@@ -165,69 +145,11 @@ class DerivedIndex:
         Where the triggers are missing, all keys are noted as changed; `sync` folds them in. Raises InvalidSetting for a
         metric that vec0 has not.
         """
-        if self.metric == "inner_product":
-            raise InvalidSetting(
-                "SQLite's vec0 has no inner product: use metric='cosine', which ranks unit vectors alike, or order by "
-                "max_inner_product() without an index"
-            )
-        table, key, column, index, dirty = map(
-            quote_identifier, (self.table, self.key, self.column, self.name, self.dirty)
-        )
-        code = {"float32": "float", "int8": "int8", "bit": "bit"}[self.quantize]
-        insert, update, delete = map(quote_identifier, self.triggers)
-        fit, old, new = (installing.fits(self, f"{row}.{key}") for row in ("t", "old", "new"))
-        missing = f"(select {candidates.triggers_installed(self)} < 3 as some) as missing"
-        return [
-            f"""create table if not exists {REGISTRY} (
-    name text primary key,
-    "table" text not null,
-    key text not null,
-    key_type text not null,
-    "column" text not null,
-    dimensions integer not null,
-    metric text not null,
-    quantize text not null,
-    definition text not null,
-    rows integer not null default 0,
-    scale real,
-    sampled integer not null default 0
-)""",
-            f"""create virtual table if not exists {index}
-using vec0(id {self.key_type} primary key, embedding {code}[{self.dimensions}])""",
-            f"create table if not exists {dirty} (id {self.key_type} primary key)",
-            # A cross join, so that no table is read through for a condition that is false.
-            f"""insert into {dirty} (id)
-select t.{key} from {missing} cross join {table} as t where missing.some and {fit}
-union
-select v.id from {missing} cross join {index} as v where missing.some
-on conflict do nothing""",
-            f"""create trigger if not exists {insert} after insert on {table} when {new} begin
-    insert into {dirty} (id) values (new.{key}) on conflict do nothing;
-end""",
-            # Not `update of`, which neither rowid nor the sources of a generated column would fire.
-            f"""create trigger if not exists {update} after update on {table}
-when old.{key} is not new.{key} or old.{column} is not new.{column} begin
-    insert into {dirty} (id) select old.{key} where {old} on conflict do nothing;
-    insert into {dirty} (id) select new.{key} where {new} on conflict do nothing;
-end""",
-            f"""create trigger if not exists {delete} after delete on {table} when {old} begin
-    insert into {dirty} (id) values (old.{key}) on conflict do nothing;
-end""",
-            f"""insert into {REGISTRY}
-    (name, "table", key, key_type, "column", dimensions, metric, quantize, definition)
-values ({", ".join(literal(value) for value in self._row)})
-on conflict do nothing""",
-        ]
+        return installing.create_statements(self)
 
     def drop_statements(self) -> list[str]:
         """SQL that leaves nothing of the index; the table may be gone already. The registry goes with its last row."""
-        names = [*(f"drop trigger if exists {quote_identifier(name)}" for name in self.triggers)]
-        return [
-            *names,
-            f"drop table if exists {quote_identifier(self.name)}",
-            f"drop table if exists {quote_identifier(self.dirty)}",
-            f"delete from {REGISTRY} where name = {literal(self.name)}",
-        ]
+        return installing.drop_statements(self)
 
     def present(self, column: str) -> str:
         """SQL that tells whether a column, written as in `column`, holds a vector of this index."""
@@ -281,20 +203,6 @@ on conflict do nothing""",
         `create`.
         """
         return folding.sync(conn, self)
-
-    @property
-    def _row(self) -> tuple[str | int, ...]:
-        return (
-            self.name,
-            self.table,
-            self.key,
-            self.key_type,
-            self.column,
-            self.dimensions,
-            self.metric,
-            self.quantize,
-            self.definition,
-        )
 
 
 def prepare(conn: sqlite3.Connection) -> None:

@@ -13,16 +13,28 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from ..errors import InvalidSetting
 from ..schema import quote_identifier
 
 if TYPE_CHECKING:
     from ..vectors import Vector
-    from . import DerivedIndex
+    from . import DerivedIndex, Metric, Quantize
 
 OPERATORS = {"l2": "<->", "cosine": "<=>", "inner_product": "<#>"}
 """pgvector's operator of each metric, lower for nearer."""
 
 _OPERATOR_CLASSES = {"l2": "l2_ops", "cosine": "cosine_ops", "inner_product": "ip_ops"}
+
+OPTIONS: dict[str, tuple[Metric, Quantize]] = {
+    "vector_l2_ops": ("l2", "float32"),
+    "vector_cosine_ops": ("cosine", "float32"),
+    "vector_ip_ops": ("inner_product", "float32"),
+    "halfvec_l2_ops": ("l2", "int8"),
+    "halfvec_cosine_ops": ("cosine", "int8"),
+    "halfvec_ip_ops": ("inner_product", "int8"),
+    "bit_hamming_ops": ("cosine", "bit"),
+}
+"""The metric and quantize that make an index of each operator class; float32 too long for HNSW is the same as int8."""
 
 # Candidates for each row that is wanted, at least: of 20,000 real texts (MiniLM's 384 dimensions) so many find 0.995 of
 # the 10 nearest or more. Whole vectors need some too: a filtered walk through the graph takes rows out of order.
@@ -58,14 +70,14 @@ def from_text(text: str) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Hnsw:
-    """The HNSW index that stands for a derived index on PostgreSQL. Raises ValueError when pgvector can build none."""
+    """The HNSW index that stands for a derived index on PostgreSQL. Raises InvalidSetting where pgvector has none."""
 
     index: DerivedIndex
 
     def __post_init__(self) -> None:
         most = _MOST_DIMENSIONS[self.stored]
         if self.index.dimensions > most:
-            raise ValueError(
+            raise InvalidSetting(
                 f"pgvector's HNSW takes {self.stored} of {most:,} dimensions at most, and {self.index.column} has "
                 f"{self.index.dimensions:,}: use VectorIndex(..., quantize='bit'), or a model with fewer dimensions"
             )
@@ -88,6 +100,11 @@ class Hnsw:
     def operator_class(self) -> str:
         """Of the index."""
         return "bit_hamming_ops" if self.stored == "bit" else f"{self.stored}_{_OPERATOR_CLASSES[self.index.metric]}"
+
+    @property
+    def definition(self) -> str:
+        """What the index is made of, as text; another definition needs another index."""
+        return f"{self.operator_class}[{self.index.dimensions}] of {self.index.column}"
 
     def candidates(self, query: _Node, wanted: _Node, rows: _Node) -> list[str | _Node]:
         """A select of the keys of the `wanted` nearest rows, in pieces: text, and the arguments where they belong.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..driver import sqlite3
-from ..errors import ColumnNotFound, IndexExists, TableNotFound, shown
+from ..errors import ColumnNotFound, IndexExists, InvalidSetting, TableNotFound, shown
 from ..schema import quote_identifier
 from ..store.transactions import transaction
 from .candidates import REGISTRY, literal, triggers_installed
@@ -24,6 +24,82 @@ _SHADOWS = ("_info", "_chunks", "_rowids", "_vector_chunks00")
 def fits(index: DerivedIndex, key: str) -> str:
     """Whether a key, in SQL, is one that the table of changed keys takes: not NULL, and no text among integers."""
     return f"typeof({key}) = 'integer'" if index.key_type == "integer" else f"{key} is not null"
+
+
+def create_statements(index: DerivedIndex) -> list[str]:
+    """See `DerivedIndex.create_statements`."""
+    if index.metric == "inner_product":
+        raise InvalidSetting(
+            "SQLite's vec0 has no inner product: use metric='cosine', which ranks unit vectors alike, or order by "
+            "max_inner_product() without an index"
+        )
+    names = (index.table, index.key, index.column, index.name, index.dirty, *index.triggers)
+    table, key, column, vec0, dirty, insert, update, delete = map(quote_identifier, names)
+    code = {"float32": "float", "int8": "int8", "bit": "bit"}[index.quantize]
+    fit, old, new = (fits(index, f"{row}.{key}") for row in ("t", "old", "new"))
+    missing = f"(select {triggers_installed(index)} < 3 as some) as missing"
+    registered: tuple[str | int, ...] = (
+        index.name,
+        index.table,
+        index.key,
+        index.key_type,
+        index.column,
+        index.dimensions,
+        index.metric,
+        index.quantize,
+        index.definition,
+    )
+    return [
+        f"""create table if not exists {REGISTRY} (
+    name text primary key,
+    "table" text not null,
+    key text not null,
+    key_type text not null,
+    "column" text not null,
+    dimensions integer not null,
+    metric text not null,
+    quantize text not null,
+    definition text not null,
+    rows integer not null default 0,
+    scale real,
+    sampled integer not null default 0
+)""",
+        f"""create virtual table if not exists {vec0}
+using vec0(id {index.key_type} primary key, embedding {code}[{index.dimensions}])""",
+        f"create table if not exists {dirty} (id {index.key_type} primary key)",
+        # A cross join, so that no table is read through for a condition that is false.
+        f"""insert into {dirty} (id)
+select t.{key} from {missing} cross join {table} as t where missing.some and {fit}
+union
+select v.id from {missing} cross join {vec0} as v where missing.some
+on conflict do nothing""",
+        f"""create trigger if not exists {insert} after insert on {table} when {new} begin
+    insert into {dirty} (id) values (new.{key}) on conflict do nothing;
+end""",
+        # Not `update of`, which neither rowid nor the sources of a generated column would fire.
+        f"""create trigger if not exists {update} after update on {table}
+when old.{key} is not new.{key} or old.{column} is not new.{column} begin
+    insert into {dirty} (id) select old.{key} where {old} on conflict do nothing;
+    insert into {dirty} (id) select new.{key} where {new} on conflict do nothing;
+end""",
+        f"""create trigger if not exists {delete} after delete on {table} when {old} begin
+    insert into {dirty} (id) values (old.{key}) on conflict do nothing;
+end""",
+        f"""insert into {REGISTRY}
+    (name, "table", key, key_type, "column", dimensions, metric, quantize, definition)
+values ({", ".join(map(literal, registered))})
+on conflict do nothing""",
+    ]
+
+
+def drop_statements(index: DerivedIndex) -> list[str]:
+    """See `DerivedIndex.drop_statements`."""
+    return [
+        *(f"drop trigger if exists {quote_identifier(name)}" for name in index.triggers),
+        f"drop table if exists {quote_identifier(index.name)}",
+        f"drop table if exists {quote_identifier(index.dirty)}",
+        f"delete from {REGISTRY} where name = {literal(index.name)}",
+    ]
 
 
 def create(conn: sqlite3.Connection, index: DerivedIndex) -> None:

@@ -393,7 +393,7 @@ async def test_a_slow_model_tells_how_far_it_is_and_gives_up_in_time(memory, ope
         assert {item["status"] for item in added["items"]} == {"created"}
         assert 0 < added["pending"] < 20
         assert "next one goes on" in added["notes"][0]
-        assert any("passages embedded" in message for _, _, message in told)
+        assert any("chunks embedded" in message for _, _, message in told)
         found = await call("search_documents", query="number 19", mode="keyword")
         assert found["hits"]
 

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from itertools import product
 
 import pytest
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from datasette_vec_gemini import sqlite3
 from datasette_vec_gemini.sqlalchemy import (
+    Vec0Table,
     Vector,
     VectorIndex,
     create_engine,
@@ -27,22 +29,26 @@ import sqlalchemy
 
 from datasette_vec_gemini.sqlalchemy import alembic as vec, register_vector
 
-options = context.config.attributes["options"]
-engine = sqlalchemy.create_engine(context.config.get_main_option("sqlalchemy.url"), **options)
+url, options = context.config.get_main_option("sqlalchemy.url"), context.config.attributes["options"]
+
+def include_name(name, type_, parent_names):
+    return name != "of_another_application" and vec.include_name(name, type_, parent_names)
+
+
+engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, **options)
 if not options:
     register_vector(engine)
 with engine.connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=context.config.attributes["metadata"],
-        include_name=vec.include_name,
+        include_name=include_name,
         include_object=vec.include_object,
         render_item=vec.render_item,
         render_as_batch=True,
     )
     with context.begin_transaction():
         context.run_migrations()
-engine.dispose()
 """
 SCRIPT = """
 ${imports if imports else ""}
@@ -62,7 +68,7 @@ def downgrade():
 """
 
 
-def models(*, dimensions=8, quantize="int8", extra=False, indexed=True):
+def models(*, dimensions=8, metric="cosine", quantize="int8", extra=False, indexed=True):
     """The models of one moment in the life of an application."""
 
     class Base(DeclarativeBase):
@@ -76,7 +82,7 @@ def models(*, dimensions=8, quantize="int8", extra=False, indexed=True):
         if extra:
             lang: Mapped[str] = mapped_column(server_default="en", index=True)
         if indexed:
-            __table_args__ = (VectorIndex("document_embedding_idx", "embedding", quantize=quantize),)
+            __table_args__ = (VectorIndex("document_embedding_idx", "embedding", metric=metric, quantize=quantize),)
 
     semantic(Document, ["title"], embedder="hashing@64")
     return Document
@@ -111,6 +117,12 @@ class Project:
     def downgrade(self, to):
         command.downgrade(self.config, to)
 
+    def undo(self):
+        """Go back to where there were no migrations."""
+        self.downgrade("base")
+        for script in (self.directory / "versions").glob("*.py"):
+            script.unlink()
+
     def has_nothing_to_do(self):
         try:
             command.check(self.config)
@@ -126,15 +138,16 @@ def project(tmp_path):
     made.engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def any_project(request, tmp_path):
-    if request.param == "sqlite":
-        yield request.getfixturevalue("project")
-        return
-    name, server = request.getfixturevalue("database"), request.getfixturevalue("postgres")
-    made = Project(tmp_path / "migrations", server.url(name))
+@pytest.fixture
+def postgres_project(tmp_path, postgres, database):
+    made = Project(tmp_path / "migrations", postgres.url(database))
     yield made
     made.engine.dispose()
+
+
+@pytest.fixture(params=["project", "postgres_project"], ids=["sqlite", "postgresql"])
+def any_project(request):
+    return request.getfixturevalue(request.param)
 
 
 def body(script, function):
@@ -194,6 +207,96 @@ def test_an_index_that_create_all_has_made_is_found_and_one_that_the_models_lost
     assert [index.name for index in document.__table__.indexes] == ["document_embedding_idx"]
 
 
+def test_a_table_that_the_models_lost_goes_with_its_index_and_comes_back_with_it(any_project):
+    project, document = any_project, models()
+    document.metadata.create_all(project.engine)
+    project.config.attributes["metadata"] = sa.MetaData()
+    assert body(project.revise("one"), "upgrade") == (
+        "op.drop_vector_index('document_embedding_idx', 'document')\nop.drop_table('document')"
+    )
+    project.upgrade()
+    project.undo()
+    assert project.of(document).has_nothing_to_do() is True
+
+
+@pytest.mark.parametrize(
+    ("metric", "quantize"),
+    [("cosine", "bit"), *product(["cosine", "l2", "inner_product"], ["float32", "int8"])],
+)
+def test_an_index_on_postgresql_is_known_by_its_definition(postgres_project, metric, quantize):
+    project = postgres_project
+
+    def metadata(*, indexed):
+        made = sa.MetaData()
+        columns = {"embedding": 8, 'in "50%" of $1': 16, "Long": 2_008}
+        table = sa.Table(
+            "Page",
+            made,
+            sa.Column("id", sa.Text, primary_key=True),
+            *(sa.Column(n, Vector(d)) for n, d in columns.items()),
+        )
+        for number, column in enumerate(columns if indexed else ()):
+            VectorIndex(f"index_{number}", table.c[column], metric=metric, quantize=quantize)
+        return made
+
+    metadata(indexed=True).create_all(project.engine)
+    project.config.attributes["metadata"] = metadata(indexed=True)
+    assert project.has_nothing_to_do() is True
+    project.config.attributes["metadata"] = metadata(indexed=False)
+    script = project.revise("one")
+    assert sorted(body(script, "upgrade").splitlines()) == [
+        f"op.drop_vector_index('index_{number}', 'Page')" for number in range(3)
+    ]
+    project.upgrade()
+    assert project.has_nothing_to_do() is True
+    project.undo()
+    project.config.attributes["metadata"] = metadata(indexed=True)
+    assert project.has_nothing_to_do() is True
+
+
+def test_an_hnsw_index_that_is_not_ours_stays(postgres_project):
+    project, document = postgres_project, models()
+    sa.Index(
+        "ordinary_idx",
+        document.__table__.c.embedding,
+        postgresql_using="hnsw",
+        postgresql_ops={"embedding": "vector_l2_ops"},
+    )
+    document.metadata.create_all(project.engine)
+    theirs = [
+        "create table of_another_application (id integer primary key, embedding vector(8))",
+        "create index of_their_table on of_another_application using hnsw (embedding vector_cosine_ops)",
+        "create index tuned on document using hnsw (embedding vector_cosine_ops) with (m = 8)",
+        "create index partial on document using hnsw (embedding vector_cosine_ops) where title <> ''",
+        "create index by_taxi on document using hnsw (embedding vector_l1_ops)",
+        "create index of_units on document using hnsw ((l2_normalize(embedding)::halfvec(8)) halfvec_l2_ops)",
+        'create index "no name of ours" on document using hnsw (embedding vector_cosine_ops)',
+    ]
+    with project.engine.begin() as connection:
+        for statement in theirs:
+            connection.exec_driver_sql(statement)
+    assert project.of(document).has_nothing_to_do() is True
+
+
+def test_an_index_that_somebody_has_made_by_the_models_name_is_compared(postgres_project):
+    project, document = postgres_project, models(quantize="float32")
+    models(indexed=False).metadata.create_all(project.engine)
+    create = "create index document_embedding_idx on document using hnsw (embedding vector_cosine_ops)"
+    with project.engine.begin() as connection:
+        connection.exec_driver_sql(f"{create} with (m = 8)")
+    assert project.of(document).has_nothing_to_do() is True
+    with project.engine.begin() as connection:
+        connection.exec_driver_sql("drop index document_embedding_idx")
+        connection.exec_driver_sql(f"{create} where title <> ''")
+    script = project.revise("one")
+    assert body(script, "upgrade").startswith("op.drop_vector_index('document_embedding_idx', 'document')")
+    assert "WHERE ((title)::text <> ''::text)" in body(script, "downgrade")
+    project.upgrade()
+    assert project.has_nothing_to_do() is True
+    project.undo()
+    assert "remove_vector_index" in project.has_nothing_to_do()
+
+
 def test_what_create_all_and_use_have_made_is_left_alone(project):
     document = models()
     document.metadata.create_all(project.engine)
@@ -211,17 +314,41 @@ def test_what_create_all_and_use_have_made_is_left_alone(project):
     assert project.has_nothing_to_do() is True
 
 
-def test_another_definition_is_dropped_and_made_again(project):
+def test_a_vec0_table_of_the_models_is_neither_made_nor_compared(project):
+    document = models()
+    table = Vec0Table(
+        "vec_items", document.metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("embedding", Vector(8))
+    )
+    assert "vec_items" not in project.of(document).revise("one")
+    project.upgrade()
+    assert project.has_nothing_to_do() is True
+    table.create(project.engine)
+    assert project.has_nothing_to_do() is True
+
+
+def test_the_tables_of_a_virtual_table_are_those_that_its_own_module_makes(project):
+    document = models()
+    for name in ("items_data", "items_config", "words_chunks", "words_info", "old_words_data"):
+        sa.Table(name, document.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    document.metadata.create_all(project.engine)
+    with project.engine.begin() as connection:
+        connection.exec_driver_sql("create virtual table items using vec0 (+note text, kind text, e float[4])")
+        connection.exec_driver_sql('CREATE VIRTUAL TABLE "words" USING "FTS5" (text)')
+        connection.exec_driver_sql("create virtual table old_words using fts4 (text)")
+    assert project.of(document).has_nothing_to_do() is True
+
+
+@pytest.mark.parametrize(("metric", "quantize"), [("cosine", "bit"), ("cosine", "float32"), ("l2", "int8")])
+def test_another_definition_is_dropped_and_made_again(any_project, metric, quantize):
+    project = any_project
     project.of(models()).revise("one")
     project.upgrade()
-    document = models(quantize="bit")
+    document = models(metric=metric, quantize=quantize)
     script = project.of(document).revise("two")
-    assert body(script, "upgrade") == (
-        "op.drop_vector_index('document_embedding_idx', 'document')\n"
-        "op.create_vector_index('document_embedding_idx', 'document', 'embedding', dimensions=8, metric='cosine', "
-        "quantize='bit')"
-    )
-    assert "quantize='int8'" in body(script, "downgrade")
+    drop = "op.drop_vector_index('document_embedding_idx', 'document')\n"
+    create = "op.create_vector_index('document_embedding_idx', 'document', 'embedding', dimensions=8, "
+    assert body(script, "upgrade") == f"{drop}{create}metric={metric!r}, quantize={quantize!r})"
+    assert body(script, "downgrade") == f"{drop}{create}metric='cosine', quantize='int8')"
     project.upgrade()
     fill(project, document)
     assert first(project, document) == "title 3"

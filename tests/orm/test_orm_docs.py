@@ -34,7 +34,7 @@ def test_both_frameworks_have_an_example_of_text_and_one_of_vectors():
     assert len(EXAMPLES) == 4
 
 
-def test_every_name_on_the_page_exists():
+def test_every_name_that_the_page_imports_exists():
     import datasette_vec_gemini.peewee
     import datasette_vec_gemini.sqlalchemy
 

@@ -34,6 +34,7 @@ from datasette_vec_gemini.peewee import (
     sync_indexes,
 )
 from datasette_vec_gemini.peewee.database import WAITING_ROWS
+from datasette_vec_gemini.peewee.index import vector_indexes
 
 
 class MixedIn(VectorSqliteMixin, PooledSqliteDatabase):
@@ -171,6 +172,22 @@ def test_a_plain_database_is_refused_before_a_table_is_made(path):
         documents(db)
     assert db.get_tables() == []
     db.close()
+
+
+def test_a_plain_database_is_refused_by_all_that_asks_for_distances_and_by_the_index(opened):
+    Document = documents(opened())
+    Document.create(rank=1, embedding=[1, 2])
+    (index,) = vector_indexes(Document)
+    with Document.bind_ctx(opened(SqliteDatabase)):
+        assert Document.get().embedding == [1, 2]
+        for refused in (
+            lambda: list(nearest(Document.embedding, [1, 2])),
+            lambda: list(Document.select().order_by(Document.embedding.cosine_distance([1, 2]))),
+            Document._schema.create_indexes,
+            lambda: Document._schema.drop_index(index=index),
+        ):
+            with pytest.raises(ImproperlyConfigured, match="VectorSqliteDatabase"):
+                refused()
 
 
 def test_a_connection_of_another_sqlite_library_is_refused(opened):

@@ -20,7 +20,7 @@ from peewee import (
     UUIDField,
 )
 
-from datasette_vec_gemini.errors import InvalidKey, InvalidQuery, InvalidSetting, InvalidVector
+from datasette_vec_gemini.errors import InvalidKey, InvalidName, InvalidQuery, InvalidSetting, InvalidVector
 from datasette_vec_gemini.peewee import (
     VectorField,
     VectorIndex,
@@ -258,7 +258,7 @@ def test_a_key_that_an_index_cannot_use_is_refused(db, key):
                 primary_key = CompositeKey("number", "title") if key == "composite" else False
 
     Document.add_index(VectorIndex(Document.embedding))
-    with pytest.raises((InvalidKey, ValueError), match="key"):
+    with pytest.raises(InvalidKey, match="key"):
         db.create_tables([Document])
 
 
@@ -359,7 +359,7 @@ def test_an_index_serves_the_main_file_only_and_without_one_all_rows_are_scored(
 
     Document.add_index(VectorIndex(Document.embedding))
     with pytest.raises(
-        ValueError, match=f"Document is in '{where}', and on SQLite a VectorIndex serves tables of the main"
+        InvalidSetting, match=f"Document is in '{where}', and on SQLite a VectorIndex serves tables of the main"
     ):
         db.create_tables([Document])
     Document._meta.indexes.clear()
@@ -398,5 +398,29 @@ def test_a_vector_equals_a_vector(db):
 
 
 def test_an_ordinary_index_on_a_vector_is_refused():
-    with pytest.raises(ValueError, match=r"add_index\(VectorIndex"):
+    with pytest.raises(InvalidSetting, match=r"add_index\(VectorIndex"):
         VectorField(dimensions=3, index=True)
+    with pytest.raises(InvalidSetting, match="dimensions=0: a vector has at least one"):
+        VectorField(dimensions=0)
+
+
+def test_a_name_that_cannot_be_is_refused_before_there_is_a_table_and_hinders_no_drop(db):
+    class Odd(Model):
+        embedding = VectorField(dimensions=3)
+
+        class Meta:
+            database = db
+            table_name = "we ird"
+
+    Odd.add_index(VectorIndex(Odd.embedding))
+    with pytest.raises(InvalidName, match="we ird_embedding_idx"):
+        db.create_tables([Odd])
+    assert db.get_tables() == []
+    db.drop_tables([Odd])
+
+
+def test_only_a_field_of_vectors_is_searched(db):
+    Document = document(db)
+    for field in (Document.id, "embedding", None):
+        with pytest.raises(InvalidQuery, match="is no VectorField"):
+            nearest(field, [1, 0, 0, 0])

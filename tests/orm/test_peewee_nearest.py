@@ -147,6 +147,11 @@ def test_a_join_to_many_finds_k_entities_and_repeats_them_as_sql_does(expect):
     ]
 
 
+def test_a_page_beyond_all_rows_is_empty_however_far_it_is(db):
+    for limit, offset in ((1, 2**62), (2**63 - 1, 2**63 - 1)):
+        assert found(search().limit(limit).offset(offset)) == []
+
+
 def test_an_alias_of_the_model_is_searched_like_the_model(expect):
     Other = Document.alias("other")
     query = nearest(Other.embedding, QUERY, k=4).where(Other.lang == "en")

@@ -22,8 +22,8 @@ from peewee import (
     fn,
 )
 
-from datasette_vec_gemini.errors import InvalidVector
-from datasette_vec_gemini.peewee import Vec0Model, VectorField, VectorSqliteDatabase, nearest
+from datasette_vec_gemini.errors import InvalidSetting, InvalidVector, UsageError
+from datasette_vec_gemini.peewee import Vec0Model, VectorField, VectorSqliteDatabase, bulk_insert, nearest
 
 VECTORS = [[1.0, n, n * n / 10] for n in range(12)]
 QUERY = [1.0, 4.4, 0.3]
@@ -235,8 +235,8 @@ def test_columns_of_vec0_filter_inside_the_search(db):
     ("column", "message"),
     [
         (TextField(null=True), "Entry.extra: vec0 holds no NULL"),
-        (TextField(column_name="no good"), "Entry.extra: vec0 takes no column name but of ASCII letters"),
-        (IntegerField(column_name="k"), "distance and k are its own"),
+        (TextField(column_name="no good"), "Entry.extra: vec0 takes no name but of ASCII letters"),
+        (IntegerField(column_name="K"), "distance and k are its own"),
         (BlobField(), "Entry.extra: vec0 has no type for a BlobField"),
         (DecimalField(), "Entry.extra: vec0 has no type for a DecimalField"),
     ],
@@ -249,7 +249,7 @@ def test_a_column_that_vec0_cannot_have_is_refused_with_its_name(db, column, mes
         class Meta:
             database = db
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         db.create_tables([Entry])
 
 
@@ -261,7 +261,7 @@ def test_a_metric_that_vec0_has_not_is_refused(db):
             database = db
             metric = "inner_product"
 
-    with pytest.raises(ValueError, match="Entry: metric='inner_product' is unknown: use cosine or l2"):
+    with pytest.raises(InvalidSetting, match="Entry: metric='inner_product' is unknown: use cosine or l2"):
         db.create_tables([Entry])
 
 
@@ -284,3 +284,18 @@ def test_drop_and_truncate(db, models):
     assert found(nearest(VecIndex.embedding, QUERY)) == [(1, 0.0)]
     db.drop_tables(models)
     assert db.execute_sql("select name from sqlite_master where name not glob 'sqlite_*'").fetchall() == []
+
+
+def test_a_vector_without_direction_is_refused_where_directions_are_compared(db):
+    class Entry(Vec0Model):
+        embedding = VectorField(dimensions=3)
+
+        class Meta:
+            database = db
+
+    db.create_tables([Entry])
+    for write in (Entry.insert(embedding=[0, 0, 0]).execute, lambda: bulk_insert(Entry, [{"embedding": [0, 0, 0]}])):
+        with pytest.raises(InvalidVector, match="no direction"):
+            write()
+    assert bulk_insert(Entry, [{"embedding": [0, 0, 1]}, {"embedding": [0, 1, 1]}]) == 2
+    assert [entry.id for entry in nearest(Entry.embedding, [0, 1, 0], k=1)] == [2]

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("peewee", reason="needs Peewee: pip install 'datasette-vec-gemini[peewee]'")
 import numpy as np
-from peewee import IntegrityError, chunked, fn
+from peewee import IntegrityError, JSONField, Model, TextField, chunked, fn
 from peewee_documents import (
     FAR,
     INDEXES,
@@ -26,7 +26,7 @@ from peewee_documents import (
 )
 
 from datasette_vec_gemini.errors import ColumnNotFound, InvalidQuery, InvalidVector, UsageError
-from datasette_vec_gemini.peewee import bulk_insert, nearest, sync_indexes
+from datasette_vec_gemini.peewee import VectorField, bulk_insert, nearest, sync_indexes
 
 __all__ = ["db", "expect", "opened", "store"]
 
@@ -262,22 +262,49 @@ def test_rows_in_bulk_are_what_insert_many_would_make_of_them(db):
     assert bulk_insert(Document, []) == 0
 
 
+def test_rows_in_bulk_may_hold_expressions_and_fields_that_make_them(db):
+    class Note(Model):
+        title = TextField()
+        made_of = JSONField(default=dict, null=True)
+        embedding = VectorField(dimensions=2, null=True)
+
+        class Meta:
+            database = db
+
+    db.create_tables([Note])
+    titles = ["plain", fn.upper("loud"), fn.lower(fn.substr("QUIETLY", 1, 5)), "plain"]
+    rows = [{"title": title, "made_of": {"n": n} if n else None} for n, title in enumerate(titles)]
+    assert bulk_insert(Note, rows) == 4
+    assert bulk_insert(Note, [{"title": "default", "embedding": [1, 2]}]) == 1
+    found = Note.select(Note.title, Note.made_of, Note.embedding).order_by(Note.id).tuples()
+    assert list(found) == [
+        ("plain", None, None),
+        ("LOUD", {"n": 1}, None),
+        ("quiet", {"n": 2}, None),
+        ("plain", {"n": 3}, None),
+        ("default", {}, [1, 2]),
+    ]
+
+
 @pytest.mark.parametrize(
-    ("error", "match", "last"),
+    ("error", "match", "rows"),
     [
-        (IntegrityError, "slug", {"slug": "s1", "title": "again"}),
-        (UsageError, "row 2 has other fields than the first: 'slug' instead of 'slug', 'title'", {"slug": "b"}),
-        (UsageError, "row 2: title is an SQL expression", {"slug": "b", "title": fn.upper("a")}),
+        (IntegrityError, "slug", [{"slug": "a"}, {"slug": "s1"}]),
+        (
+            UsageError,
+            "row 2 has other fields than the first: 'title' instead of 'slug'",
+            [{"slug": "a"}, {"title": "b"}],
+        ),
+        (InvalidVector, "row 2, embedding: expected 16 dimensions, not 2", [{"embedding": v} for v in (NEAR, [1, 2])]),
+        (UsageError, "names a field twice: 'title', 'title'", [{"title": "a", Document.title: "b"}]),
+        (ColumnNotFound, "Document has no field 'colour'; it has id, title, lang", [{"colour": 1}]),
     ],
 )
-def test_one_bad_row_takes_all_rows_of_a_bulk_with_it(db, error, match, last):
+def test_one_bad_row_takes_all_rows_of_a_bulk_with_it(db, error, match, rows):
+    before = Document.select().count()
     with pytest.raises(error, match=match):
-        bulk_insert(Document, [{"slug": "a", "title": "first"}, last])
-    assert Document.select().where(Document.slug == "a").count() == 0
-    with pytest.raises(ColumnNotFound, match="Document has no field 'colour'; it has id, title, lang"):
-        bulk_insert(Document, [{"colour": 1}])
-    with pytest.raises(UsageError, match="names a field twice: 'title', 'title'"):
-        bulk_insert(Document, [{"title": "a", Document.title: "b"}])
+        bulk_insert(Document, rows)
+    assert Document.select().count() == before
 
 
 def test_one_statement_serves_every_k_and_filter(db, expect):

@@ -11,6 +11,7 @@ import sqlalchemy
 from explaining import plan
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, select, text
 
+from datasette_vec_gemini.errors import InvalidSetting
 from datasette_vec_gemini.sqlalchemy import (
     Vector,
     VectorIndex,
@@ -287,6 +288,42 @@ def test_vectors_too_long_for_any_index_but_bits_are_refused_with_the_remedy(eng
         VectorIndex("long_idx", "embedding", quantize=quantize),
     )
     with pytest.raises(
-        ValueError, match=r"halfvec of 4,000 dimensions at most.*4,096: use VectorIndex\(..., quantize='bit'"
+        InvalidSetting, match=r"halfvec of 4,000 dimensions at most.*4,096: use VectorIndex\(..., quantize='bit'"
     ):
         table.metadata.create_all(engine)
+
+
+def test_pages_beyond_all_rows_are_empty_however_great_the_numbers(engine):
+    table = documents(engine, vectors(3), exact_rows=0)
+    statement = nearest(table.c.embedding, QUERY, k=2)
+    with engine.connect() as conn:
+        for limit, offset in ((2**63 - 1, 2**63 - 1), (2**62, 2**62), (1, 2**63 - 1)):
+            assert conn.execute(statement.limit(limit).offset(offset)).all() == []
+        assert len(conn.execute(statement.limit(2**63 - 1).offset(1)).all()) == 2
+
+
+def test_a_copy_of_a_table_has_the_same_index_and_a_batch_operation_makes_it_again(engine):
+    migration = pytest.importorskip("alembic.migration", reason="needs Alembic: pip install alembic")
+    operations = pytest.importorskip("alembic.operations")
+    wide = vectors(3, 768)
+    table = Table(
+        "document",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("title", Text),
+        Column("embedding", Vector(768)),
+        VectorIndex("document_embedding_idx", "embedding", metric="l2", quantize="int8"),
+    )
+    copied = MetaData()
+    copy = table.to_metadata(copied)
+    definition = text("select indexdef from pg_indexes where indexname = 'document_embedding_idx'")
+    copied.create_all(engine)
+    with engine.begin() as conn:
+        made = conn.scalar(definition)
+        assert "halfvec_l2_ops" in made
+        conn.execute(insert(copy), [{"id": key, "embedding": vector} for key, vector in wide.items()])
+        op = operations.Operations(migration.MigrationContext.configure(conn))
+        with op.batch_alter_table("document", recreate="always", copy_from=table) as batch:
+            batch.drop_column("title")
+        assert conn.scalar(definition) == made
+        assert len(conn.execute(nearest(copy.c.embedding, wide[1], k=3).with_only_columns(copy.c.id)).all()) == 3

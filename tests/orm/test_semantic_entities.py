@@ -15,6 +15,7 @@ from datasette_vec_gemini.errors import (
     IndexExists,
     InvalidName,
     InvalidQuery,
+    InvalidSetting,
     TransactionOpen,
     UsageError,
 )
@@ -210,6 +211,48 @@ def test_a_table_that_was_there_before_gets_its_index_by_the_first_search(open_d
     conn.close()
 
 
+def test_a_missing_index_is_made_within_an_open_transaction_and_goes_with_it(open_door, path):
+    door = open_door()
+    conn = connect(path, create=True)
+    conn.execute("create table document (id integer primary key, title text, content text, lang text)")
+    conn.execute("insert into document values (3, 'old', 'written before', 'en')")
+    conn.commit()
+
+    class Undone(Exception):
+        pass
+
+    def search(*, undo):
+        with door.transaction() as session:
+            door.add(row(8, "new", "written within"), within=session)
+            assert sorted(titles(door.search("written", within=session))) == ["new", "old"]
+            if undo:
+                raise Undone
+
+    with pytest.raises(Undone):
+        search(undo=True)
+    assert indexes(conn) == []
+    search(undo=False)
+    assert [index.name for index in indexes(conn)] == ["document"]
+    conn.close()
+    assert door.sync().embedded == 2
+
+
+def test_a_sync_refuses_an_open_transaction_before_it_makes_the_index(open_door, path):
+    door = open_door()
+    conn = connect(path, create=True)
+    conn.execute("create table document (id integer primary key, title text, content text, lang text)")
+    with door.transaction() as session:
+        door.add(row(1, *ROWS[0]), within=session)
+        flush = getattr(session, "flush", None)
+        if flush:
+            flush()
+        with pytest.raises(TransactionOpen):
+            door.sync(within=session)
+    assert indexes(conn) == []
+    conn.close()
+    assert door.sync().embedded == 1
+
+
 def test_lost_triggers_are_mended_and_what_they_missed_is_found(door):
     door.search("anything")
     for (name,) in door.run("select name from sqlite_master where type = 'trigger' and tbl_name = 'document'"):
@@ -302,7 +345,7 @@ def test_a_class_that_wants_other_columns_than_the_index_has_is_told_so(open_doo
         ({"columns": ["titel"]}, ColumnNotFound, "'titel'; it has .*title"),
         ({"columns": []}, ColumnNotFound, "Document: name"),
         ({"name": "not a name"}, InvalidName, "not a name"),
-        ({"quantize": "half"}, InvalidName, "half"),
+        ({"quantize": "half"}, InvalidSetting, "half"),
     ],
 )
 def test_a_wrong_declaration_is_refused_at_once(open_door, options, error, says):
@@ -316,6 +359,9 @@ def test_a_wrong_question_is_refused_before_anything_is_written(door):
             door.search("date", **options)
     with pytest.raises(InvalidQuery, match="empty"):
         door.search("  ")
+    for question in (None, 5, b"date", ["date"]):
+        with pytest.raises(InvalidQuery, match="it has to be text"):
+            door.search(question)
     assert door.run("select count(*) from _vec_document_1_queue") == [(4,)]
 
 

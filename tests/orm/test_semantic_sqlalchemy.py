@@ -204,7 +204,7 @@ def test_a_session_that_reads_already_still_finds_what_others_have_committed(eng
     assert (pet.name, hit.why.semantic.rank) == ("Coco the parrot", 1)
 
 
-def test_an_engine_that_begins_every_transaction_itself_finds_all_from_a_fresh_session(path):
+def test_an_engine_that_begins_every_transaction_itself_makes_the_index_and_finds_all(path):
     """The recipe of SQLAlchemy's documentation for serializable isolation."""
     engine = register_vector(create_engine(f"sqlite:///{path}"))
 
@@ -217,15 +217,44 @@ def test_an_engine_that_begins_every_transaction_itself_finds_all_from_a_fresh_s
         connection.exec_driver_sql("BEGIN")
 
     Base.metadata.create_all(engine)
+    with engine.connect() as connection:
+        assert {"pet", "person"} <= set(connection.exec_driver_sql("select name from _vec_indexes").scalars())
     with Session(engine) as session:
         session.add(Pet(uid=uuid.UUID(int=5), name="Coco the parrot"))
         session.commit()
+        assert session.scalars(sa.select(Pet)).one().name == "Coco the parrot"
+        ((pet, hit),) = search_entities(session, Pet, "parrot")
+        assert (pet.name, hit.why.keyword.rank) == ("Coco the parrot", 1)
+        session.rollback()
         ((pet, hit),) = search_entities(session, Pet, "parrot")
         assert (pet.name, hit.why.semantic.rank) == ("Coco the parrot", 1)
     Base.metadata.drop_all(engine)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("select name from sqlite_master where name like '%pet%'").all() == []
     engine.dispose()
+
+
+def test_a_batch_operation_on_the_models_table_keeps_the_vectors(engine, people):
+    migration = pytest.importorskip("alembic.migration", reason="needs Alembic: pip install alembic")
+    operations = pytest.importorskip("alembic.operations")
+    assert sync_entities(people, Pet).embedded == 1
+    people.commit()
+    with engine.begin() as connection:
+        op = operations.Operations(migration.MigrationContext.configure(connection))
+        with op.batch_alter_table(Pet.__tablename__, recreate="always", copy_from=Pet.__table__) as batch:
+            batch.alter_column("name", nullable=True)
+    report = sync_entities(people, Pet, full=True)
+    assert (report.documents, report.embedded) == (1, 0)
+    assert search_entities(people, Pet, "dog")[0][0].name == "Rex the dog"
+
+
+@pytest.mark.parametrize("function", [search_entities, sync_entities])
+def test_an_engine_or_a_connection_is_no_session(engine, function):
+    question = ["dog"] if function is search_entities else []
+    with engine.connect() as connection:
+        for bind in (engine, connection):
+            with pytest.raises(UsageError, match=r"is no session: `with Session\(engine\) as session"):
+                function(bind, Pet, *question)
 
 
 def test_a_database_in_memory():

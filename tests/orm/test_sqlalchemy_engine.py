@@ -159,6 +159,62 @@ def test_an_engine_that_nobody_registered_makes_no_index_and_says_what_to_call(p
     engine.dispose()
 
 
+UNREGISTERED = {
+    "nearest": lambda document, _: nearest(document.embedding, QUERY),
+    "a distance": lambda document, _: sa.select(document.embedding.max_inner_product(QUERY)),
+    "order by": lambda document, _: sa.select(document).order_by(document.embedding.cosine_distance(QUERY)),
+    "vec0": lambda _, items: items.insert().values(item_id=1, embedding=QUERY),
+    "drop": lambda _, items: sa.schema.DropTable(items),
+}
+
+
+@pytest.mark.parametrize("statement", UNREGISTERED.values(), ids=UNREGISTERED)
+@pytest.mark.parametrize("driver", ["pysqlite", "aiosqlite"])
+def test_a_statement_through_an_engine_that_nobody_registered_says_what_to_call(path, statement, driver):
+    Base, _, document = models(exact_rows=0)
+    items = door.Vec0Table(
+        "items",
+        Base.metadata,
+        sa.Column("item_id", sa.Integer, primary_key=True),
+        sa.Column("embedding", door.Vector(len(QUERY))),
+    )
+    engine = create_engine(f"sqlite:///{path}")
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+    async def apart():
+        engine = sa_asyncio.create_async_engine(f"sqlite+aiosqlite:///{path}")
+        try:
+            async with engine.connect() as conn:
+                await conn.execute(statement(document, items))
+        finally:
+            await engine.dispose()
+
+    def work():
+        if driver == "aiosqlite":
+            asyncio.run(apart())
+        else:
+            with plain.connect() as conn:
+                conn.execute(statement(document, items))
+
+    plain = sa.create_engine(f"sqlite:///{path}", module=sqlite3)
+    with pytest.raises(sa.exc.OperationalError, match=r"no sqlite-vec: call register_vector\(engine\)") as caught:
+        work()
+    assert type(caught.value.orig).__name__ == "OperationalError"
+    plain.dispose()
+
+
+def test_other_errors_of_such_an_engine_keep_their_words(path):
+    engine = sa.create_engine(f"sqlite:///{path}")
+    for sql, says in {
+        "select vec_misspelt(1)": "no such function: vec_misspelt",
+        "create virtual table t using vec1(a)": "no such module: vec1",
+    }.items():
+        with engine.connect() as conn, pytest.raises(sa.exc.OperationalError, match=says):
+            conn.execute(text(sql))
+    engine.dispose()
+
+
 def test_the_public_names_are_these():
     assert all(hasattr(door, name) for name in door.__all__)
     assert door.__all__ == sorted(door.__all__)

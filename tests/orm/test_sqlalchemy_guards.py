@@ -3,6 +3,7 @@
 import io
 import random
 
+import numpy as np
 import oracle
 import pytest
 from documents import EXACTLY
@@ -302,7 +303,7 @@ def test_a_migration_written_as_sql_says_what_needs_the_database(dialect):
         assert written.getvalue().strip() == "DROP INDEX IF EXISTS idx;"
 
 
-def test_a_question_is_text_and_a_class_is_no_alias(path):
+def test_a_class_is_no_alias(path):
     class Own(DeclarativeBase):
         pass
 
@@ -315,17 +316,14 @@ def test_a_question_is_text_and_a_class_is_no_alias(path):
     engine = create_engine(f"sqlite:///{path}")
     Own.metadata.create_all(engine)
     with Session(engine) as session:
-        for question in (None, 5, ["a"]):
-            with pytest.raises(InvalidQuery, match="it has to be text"):
-                search_entities(session, Note, question)
         for other in (aliased(Note), Note.__table__, int):
             with pytest.raises(UsageError, match="is no mapped class: give the class itself"):
                 search_entities(session, other, "a question")
     engine.dispose()
 
 
-@pytest.mark.parametrize("k", ["5", 2.5, None, 0])
-def test_k_is_a_whole_number(k):
+@pytest.mark.parametrize("k", [0, -1, 2.5, "3", True, np.float64(3), None])
+def test_k_is_a_whole_number_from_one(k):
     for search in (lambda: nearest(Document.embedding, QUERY, k=k), lambda: VEC_ITEMS.nearest(QUERY, k=k)):
         with pytest.raises(InvalidQuery, match="it has to be a whole number from 1"):
             search()

@@ -4,7 +4,7 @@ import uuid
 
 import oracle
 import pytest
-from documents import DIMENSIONS, EXACTLY, FAR, INDEXES, NEAR, QUERY, VECTORS, models, vector
+from documents import DIMENSIONS, EXACTLY, FAR, INDEXES, NEAR, QUERY, ROWS, VECTORS, models, vector
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'datasette-vec-gemini[sqlalchemy]'")
 from sqlalchemy import Column, MetaData, String, Table, Uuid, func, insert, select, text
@@ -384,3 +384,42 @@ def test_an_index_costs_a_reader_nothing_to_write(engine, path):
     with reader.connect() as conn:
         assert conn.scalar(select(func.count()).select_from(document)) == len(VECTORS)
     reader.dispose()
+
+
+def test_a_copy_of_a_table_has_the_same_vector_index(engine):
+    _, _, document = models(metric="l2", quantize="int8", oversample=300, exact_rows=0)
+    table, copied = document.__table__, MetaData()
+    document.metadata.tables["author"].to_metadata(copied)
+    copy = table.to_metadata(copied)
+    (index,) = (index for index in copy.indexes if index.name == NAME)
+    assert isinstance(index, VectorIndex)
+    assert index.derived == next(index for index in table.indexes if index.name == NAME).derived
+    copied.create_all(engine)
+    assert {f"{NAME}_dirty", f"{NAME}_insert"} < schema(engine)
+    fill(engine, document)
+    check(engine, document, VECTORS, metric="l2")
+    with engine.connect() as conn:
+        (expected,) = oracle.nearest(VECTORS, QUERY, k=1, metric="l2")
+        assert conn.execute(nearest(copy.c.embedding, QUERY)).first().id == expected[0]
+    copied.drop_all(engine)
+    assert schema(engine) == set()
+
+
+def test_a_batch_operation_on_the_models_table_keeps_the_index(engine):
+    migration = pytest.importorskip("alembic.migration", reason="needs Alembic: pip install alembic")
+    operations = pytest.importorskip("alembic.operations")
+    Base, _, document = models(exact_rows=0)
+    Base.metadata.create_all(engine)
+    fill(engine, document)
+    made = schema(engine)
+    with engine.begin() as conn:
+        op = operations.Operations(migration.MigrationContext.configure(conn))
+        with op.batch_alter_table("document", recreate="always", copy_from=document.__table__) as batch:
+            batch.alter_column("title", nullable=True)
+        found = conn.execute(nearest(document.__table__.c.embedding, QUERY))
+        assert [row.id for row in found] == [key for key, _ in oracle.nearest(VECTORS, QUERY, k=10, metric="cosine")]
+    assert schema(engine) == made - {"ix_document_lang"}  # which Alembic never copies
+    fill(engine, document, {ROWS + 1: NEAR})
+    check(engine, document, VECTORS | {ROWS + 1: NEAR})
+    Base.metadata.drop_all(engine)
+    assert schema(engine) == set()

@@ -1,5 +1,6 @@
 """Laws of reading: what nearest() finds, however it is filtered, paged, joined and ordered."""
 
+import numpy as np
 import oracle
 import pytest
 from documents import EXACTLY, FAR, QUERY, ROWS, VECTORS
@@ -20,7 +21,7 @@ def by_ada(key):
     return key % 6 == 0
 
 
-@pytest.mark.parametrize("k", [1, 10, 3 * ROWS])
+@pytest.mark.parametrize("k", [1, np.int64(10), 3 * ROWS, 10**19])
 def test_the_nearest_rows_come_in_the_order_of_their_exact_distances(library, k):
     for query in (QUERY, FAR, VECTORS[5]):
         found = library.run(lambda s, query=query: library.found(s, library.nearest(query, k=k)))

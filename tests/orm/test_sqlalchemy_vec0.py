@@ -155,9 +155,9 @@ def test_what_is_no_vector_is_refused_before_anything_is_written(world):
         assert session.execute(select(world.items.c.item_id)).all() == []
 
 
-@pytest.mark.parametrize("k", [0, 4097])
-def test_k_has_vec0s_limits(world, k):
-    with pytest.raises(InvalidQuery, match=f"k is {k}.*from 1 to 4,096"):
+@pytest.mark.parametrize(("k", "message"), [(0, "a whole number from 1"), (4097, "vec0's limit is 4,096")])
+def test_k_has_vec0s_limits(world, k, message):
+    with pytest.raises(InvalidQuery, match=f"k is {k}: .*{message}"):
         world.items.nearest(QUERY, k=k)
 
 
@@ -167,8 +167,9 @@ KEY, VECTOR = Column("id", Integer, primary_key=True), Column("embedding", Vecto
 @pytest.mark.parametrize(
     ("name", "columns", "options", "error", "message"),
     [
-        ("a b", [KEY, VECTOR], {}, InvalidName, "'a b': vec0 takes names"),
-        ("t", [KEY, Column("ü", Vector(8))], {}, InvalidName, "vec0 takes names"),
+        ("a b", [KEY, VECTOR], {}, InvalidName, "a b: vec0 takes no name but"),
+        ("t", [KEY, Column("ü", Vector(8))], {}, InvalidName, "vec0 takes no name but"),
+        ("t", [KEY, VECTOR, Column("K", Integer)], {}, InvalidName, "distance and k are its own"),
         ("t", [KEY], {}, InvalidSetting, "needs a key of one column and a Vector"),
         ("t", [VECTOR], {}, InvalidSetting, "needs a key of one column and a Vector"),
         ("t", [KEY, VECTOR], {"metric": "inner_product"}, InvalidSetting, "metric='inner_product' is unknown"),
@@ -186,3 +187,19 @@ def test_another_database_has_no_such_table():
     mock = sa.create_mock_engine("postgresql+psycopg://", lambda *_, **__: None)
     with pytest.raises(InvalidSetting, match="which SQLite alone has: for postgresql too"):
         table.metadata.create_all(mock, checkfirst=False)
+
+
+def test_a_copy_of_the_table_is_one_too(world, tmp_path):
+    copy = world.items.to_metadata(MetaData())
+    assert copy.to_metadata(copy.metadata, name="other").metric == world.metric
+    with pytest.warns(sa.exc.SAWarning, match="not copying"):
+        assert copy.to_metadata(copy.metadata) is copy
+    engine = create_engine(f"sqlite:///{tmp_path}/copy.db")
+    copy.create(engine)
+    with engine.begin() as conn:
+        conn.execute(insert(copy), [{"item_id": key, "embedding": vector} for key, vector in VECTORS.items()])
+        near = copy.nearest(QUERY, k=5)
+        assert conn.execute(select(near).order_by(near.c.distance)).all() == world.expected()
+    engine.dispose()
+    with pytest.raises(InvalidSetting, match="which SQLite alone has"):
+        copy.create(sa.create_mock_engine("postgresql+psycopg://", print))

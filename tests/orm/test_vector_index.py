@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from datasette_vec_gemini import connect, sqlite3
 from datasette_vec_gemini.errors import InvalidVector
-from datasette_vec_gemini.vector_index import DISTANCES, DerivedIndex, catch_up, checked, prepare, stored, sync
-from datasette_vec_gemini.vectors import pack, unpack
+from datasette_vec_gemini.vector_index import DISTANCES, DerivedIndex, catch_up, prepare, stored, sync
+from datasette_vec_gemini.vectors import checked, pack, unpack
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

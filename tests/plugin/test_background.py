@@ -15,11 +15,11 @@ from fake_gemini import FakeGemini
 from serving import Browser, served, table, until
 from test_embed_gemini import ONE, environment, settings
 
-from datasette_vec_gemini import connect, create_index, find_index, indexes, sqlite3, status, sync
-from datasette_vec_gemini.filling import lives_elsewhere
+from datasette_vec_gemini import connect, create_index, drop, find_index, indexes, rebuild, sqlite3, status, sync
+from datasette_vec_gemini.owners import lives_elsewhere
 from datasette_vec_gemini.plugin import background, site
 from datasette_vec_gemini.store import jobs
-from datasette_vec_gemini.syncing import is_behind
+from datasette_vec_gemini.texting import is_behind
 
 pytestmark = pytest.mark.slow
 
@@ -121,6 +121,24 @@ def test_what_is_written_to_a_view_while_it_is_compared_is_found_and_then_there_
         assert [look() for _ in range(3)] == [(41, started)] * 3
         run(file, "update docs set body = 'apples' where id = 41; update docs set body = 'pears' where id = 40")
         assert look()[1] > started
+
+
+def test_an_index_that_is_made_anew_is_followed_though_the_last_job_of_the_one_before_has_failed(file):
+    indexed(file, embedder="hashing@64")
+    datasette = Datasette([str(file)])
+    own, at_work = site.of(datasette), background.Background(datasette)
+    own.sync_seconds = 1.0
+    db = datasette.get_database("data")
+    with contextlib.closing(connect(file)) as conn:
+        conn.execute("alter table docs rename column body to words")
+        own.jobs.start(file, "docs", "sync", own.access)
+        until(lambda: not own.jobs.find(file, "docs"), 20)
+        at_work.look(db)
+        assert [job.state for job in jobs.of_index(conn, "docs")] == ["failed"]
+        drop(conn, find_index(conn, "docs"))
+        index = create_index(conn, "docs", table="docs", columns=["words"], embedder="hashing@64")
+        at_work.look(db)
+        until(lambda: status(conn, index).indexed == 40, 20)
 
 
 def test_a_job_of_an_odd_owner_does_not_keep_the_others_from_going_on(file):
@@ -258,6 +276,32 @@ def test_a_difference_is_reported_with_its_remedy_and_nothing_is_rebuilt(file, d
         assert str(file.parent) not in "".join(log)
     with contextlib.closing(connect(file)) as conn:
         assert indexes(conn) == before
+
+
+def test_a_difference_is_told_until_another_program_has_ended_it(file):
+    indexed(file, embedder="hashing@64")
+    declaration = {"columns": ["body"], "embedder": "hashing@128"}
+    with served(file, config=with_declaration(declaration)) as server, contextlib.closing(connect(file)) as conn:
+        root = Browser(server)
+        until(lambda: root.json(f"{STATUS}.json")["declaration"], 20)
+        rebuild(conn, find_index(conn, "docs"), embedder="hashing@128")
+        until(lambda: root.json(f"{STATUS}.json")["declaration"] == "", 20)
+        drop(conn, find_index(conn, "docs"))
+        (told,) = until(lambda: root.json("/-/vec/status.json")["declarations"], 20)
+        assert told["problem"] == "it is not there: the next start of the server makes it"
+        assert indexes(conn) == []
+
+
+def test_a_declaration_over_a_table_or_database_that_is_not_there_is_told(file):
+    config = with_declaration({"columns": ["body"]}, name="nothing")
+    config["databases"] |= with_declaration({"columns": ["body"]}, database="elsewhere")["databases"]
+    with served(file, config=config) as server:
+        root = Browser(server)
+        (told,) = until(lambda: root.json("/-/vec/status.json")["declarations"], 20)
+        assert (told["database"], told["index"]) == ("data", "nothing")
+        assert "'nothing'" in told["problem"]
+        assert server.json("/-/vec/status.json")["declarations"] == []
+        assert any("declared in database elsewhere, which is not served" in line for line in server.log)
 
 
 def test_a_paid_declaration_waits_for_a_daily_cap(file, fake):

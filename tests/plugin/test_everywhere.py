@@ -3,6 +3,7 @@
 import html
 import re
 import shlex
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
@@ -93,6 +94,22 @@ async def test_an_index_without_its_model_does_not_silence_the_others(site, libr
         (3, False),
         (0, True),
     ]
+
+
+@pytest.mark.asyncio
+async def test_a_damaged_index_names_its_remedy_and_does_not_silence_the_others(site, library, zoo) -> None:
+    with closing(connect(library)) as conn:
+        conn.execute("drop table _vec_docs_1_queue")
+    datasette = site(library, zoo)
+    damaged, whole = (await datasette.client.get("/-/vec.json?q=parse")).json()["groups"]
+    remedy = "datasette vec verify library.db docs --repair"
+    assert damaged["error"] == f"a table of index 'docs' is gone: run `{remedy}`"
+    assert whole["hits"]
+    assert remedy in (await datasette.client.get("/-/vec?q=parse")).text
+    response = await datasette.client.get("/library/-/vec/docs.json?q=parse")
+    assert (response.status_code, response.json()["error"]) == (503, damaged["error"])
+    assert CliRunner().invoke(vec, ["verify", str(library), "docs", "--repair"]).exit_code == 0
+    assert (await datasette.client.get("/library/-/vec/docs.json?q=parse")).json()["hits"]
 
 
 @pytest.mark.asyncio

@@ -1,6 +1,7 @@
 """Background jobs of a real server: to the end, paused, cancelled, killed, restarted; and what a paid one may spend."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from fake_gemini import FakeGemini
 from serving import Browser, served, table, until
 from test_embed_gemini import LOCAL, ONE, settings
 
-from datasette_vec_gemini import connect, create_index, find_index, sqlite3, status, sync, verify
+from datasette_vec_gemini import connect, create_index, find_index, indexes, sqlite3, status, sync, verify
 from datasette_vec_gemini.errors import IndexExists
 from datasette_vec_gemini.store import jobs
 
@@ -485,6 +486,34 @@ def test_an_index_is_dropped_by_its_name_also_during_a_job_and_its_table_stays(f
         assert "has failed" not in "".join(log)
     assert rows(file) == before
     assert is_whole(file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("alter table docs rename column body to words", "drop index &#39;docs&#39; and make it again"),
+        ("drop table _vec_docs_1_chunks", "a table of index &#39;docs&#39; is gone"),
+        ("drop table docs", "&#39;seen&#39; cannot be read"),
+    ],
+)
+def test_an_index_that_cannot_be_read_is_dropped_from_its_page_all_the_same(file, damage, words):
+    with contextlib.closing(connect(file)) as conn:
+        conn.execute("create view seen as select id, body from docs")
+        source = {"table": "seen", "key": ["id"]} if "seen" in words else {"table": "docs"}
+        sync(conn, create_index(conn, "docs", columns=["body"], embedder="hashing@64", **source))
+        conn.execute(damage)
+        with served(file, config=NO_WATCH) as server:
+            browser = Browser(server)
+            code, _, body = browser.send("GET", f"{STATUS}.json")
+            assert (code, set(json.loads(body))) == (503, {"ok", "error", "status"})
+            code, _, page = browser.send("GET", STATUS)
+            assert (code, words in page) == (503, True)
+            code, _, other = Browser(server, actor=None).send("GET", STATUS)
+            assert (code, words in other, "Drop the index" in other) == (503, True, False)
+            code, _, page = browser.press(page, "Drop the index", name="x")
+            assert (code, "nothing was dropped" in page) == (400, True)
+            assert browser.press(page, "Drop the index", name="docs")[:2] == (303, "/data/-/vec")
+        assert indexes(conn) == []
 
 
 def test_a_declared_index_that_is_dropped_says_when_it_comes_back(file):

@@ -575,6 +575,24 @@ async def test_settings_of_the_table_stand_over_those_of_its_database_and_of_the
 
 
 @pytest.mark.asyncio
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Datasette 0.65 leaves the file open
+async def test_a_file_that_holds_a_setting_may_go_once_the_server_has_started(site, library, tmp_path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a key")
+    own = {"api_key": {"$file": str(secret)}, "sql_embedding": "cached", "page_size": 3}
+    datasette = site(library, **rules({"plugins": {"datasette-vec-gemini": own}}))
+    await datasette.invoke_startup()
+    secret.unlink()
+    found = await datasette.client.get("/library/-/vec/docs.json?q=dates")
+    assert len(found.json()["hits"]) == 3
+    for path in ("docs?q=dates", "docs/similar?key=3", "docs/map?q=dates", "docs/status"):
+        response = await datasette.client.get(f"/library/-/vec/{path}")
+        assert response.status_code == 200
+        assert str(tmp_path) not in response.text
+    assert (await datasette.client.get("/-/vec?q=dates")).status_code == 200
+
+
+@pytest.mark.asyncio
 async def test_json_may_be_read_from_other_sites_where_datasette_allows_it(site, library) -> None:
     for cors in (True, False):
         response = await site(library, cors=cors).client.get("/library/-/vec/docs.json?q=dates")

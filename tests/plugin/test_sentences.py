@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datasette_vec_gemini import Access, Query, connect, create_index, find_index, load_embedder, sync
 from datasette_vec_gemini.browsing import browse
-from datasette_vec_gemini.plugin.sentences import KEPT, Sentences, sentences
+from datasette_vec_gemini.plugin.sentences import Sentences, sentences
 from datasette_vec_gemini.searching import embed
 
 OTHERS = ["birds", "clouds", "rivers", "lamps", "chairs", "stones", "boats", "trains", "apples", "pipes"]
@@ -94,9 +94,9 @@ def asked(file, model=None):
         return index, query, browse(conn, index, query)
 
 
-def test_a_page_waits_for_a_slow_model_no_longer_than_it_may_and_one_at_a_time(tmp_path, build, monkeypatch) -> None:
+def test_a_page_waits_for_a_slow_model_no_longer_than_it_may_and_one_at_a_time(tmp_path, build) -> None:
     index, query, found = asked(build(tmp_path / "library.db", SCRIPT, columns=["body"]))
-    free, calls = threading.Event(), []
+    free, begun, calls = threading.Event(), threading.Event(), []
 
     class Slow:
         fingerprint = index.fingerprint
@@ -107,14 +107,16 @@ def test_a_page_waits_for_a_slow_model_no_longer_than_it_may_and_one_at_a_time(t
 
         def embed_documents(self, texts):
             calls.append(len(texts))
+            begun.set()
             free.wait(20)
             return load_embedder("hashing@64").embed_documents(texts)
 
-    monkeypatch.setattr("datasette_vec_gemini.plugin.sentences.embedders.load", lambda *_: Slow())
-    own = Sentences()
+    own = Sentences(load=lambda *_: Slow())
 
     async def ask_twice():
-        assert [await own.nearest(index, query, found, Access()) for _ in range(2)] == [{}, {}]
+        assert await own.nearest(index, query, found, Access()) == {}
+        await asyncio.to_thread(begun.wait, 20)
+        assert await own.nearest(index, query, found, Access()) == {}
         assert len(calls) == 1  # the second page does without, as the first is not done
         free.set()
         return await told(own, index, query, found)
@@ -124,7 +126,7 @@ def test_a_page_waits_for_a_slow_model_no_longer_than_it_may_and_one_at_a_time(t
     assert calls == [2]
 
 
-def test_a_model_that_fails_marks_nothing(tmp_path, build, monkeypatch) -> None:
+def test_a_model_that_fails_marks_nothing(tmp_path, build) -> None:
     index, query, found = asked(build(tmp_path / "library.db", SCRIPT, columns=["body"]))
 
     class Broken:
@@ -136,16 +138,18 @@ def test_a_model_that_fails_marks_nothing(tmp_path, build, monkeypatch) -> None:
         def embed_documents(self, texts):
             raise ZeroDivisionError
 
-    monkeypatch.setattr("datasette_vec_gemini.plugin.sentences.embedders.load", lambda *_: Broken())
-    own = Sentences()
+    own = Sentences(load=lambda *_: Broken())
     for _ in range(2):
         assert asyncio.run(own.nearest(index, query, found, Access())) == {}
 
 
 def test_what_is_kept_has_an_end(tmp_path, build) -> None:
-    own, model = Sentences(), load_embedder("hashing@64")
-    own._embed(model, [f"sentence number {n}" for n in range(KEPT + 50)], float("inf"))  # noqa: SLF001
-    assert len(own._vectors) == KEPT  # noqa: SLF001
+    index, query, found = asked(build(tmp_path / "library.db", SCRIPT, columns=["body"]))
+    both = 2  # the sentences of the only text that has several
+    assert asyncio.run(told(Sentences(kept=both), index, query, found)) != {}
+    own = Sentences(kept=both - 1)
+    for _ in range(10):
+        assert asyncio.run(own.nearest(index, query, found, NOBODY)) == {}
 
 
 @pytest.mark.slow
