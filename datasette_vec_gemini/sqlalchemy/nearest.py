@@ -151,7 +151,7 @@ class Search:
         if not entry["asfrom_froms"].issuperset(entry["compile_state"].froms):
             raise CompileError("nearest() cannot be correlated: SQLite searches once for all rows around it")
         froms = [_without_idle_joins(each, conditions) for each in entry["compile_state"].froms]
-        is_filtered = bool(conditions) or froms != [key.table] or not _iswhole(key.table)
+        is_filtered = bool(conditions) or froms != [key.table] or not _is_whole(key.table)
         return cls(
             wanted=_wanted(statement, element.index.metric, vector),
             matching=_select_keys(key, froms, conditions) if is_filtered else None,
@@ -184,7 +184,7 @@ def _contains(clause: ClauseElement, element: ClauseElement) -> bool:
     return any(each is element for each in visitors.iterate(clause))
 
 
-def _iswhole(source: FromClause) -> bool:
+def _is_whole(source: FromClause) -> bool:
     """Whether a table or an alias has all rows of the table, as a subquery under an alias need not."""
     return isinstance(source.element if isinstance(source, Alias) else source, Table)
 
