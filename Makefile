@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help test check demo bench screenshots clean
+.PHONY: help test test-matrix check demo bench screenshots clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: $(VENV)/nox-installed ## lint, types, layers, and the tests on every Python and Datasette found here
 	$(BIN)/nox
+
+test-matrix: $(VENV)/nox-installed ## the tests on both Datasettes, each in an environment of its own
+	$(BIN)/nox --session tests tests_datasette1
 
 check: $(VENV)/nox-installed ## lint and the tests on one Python, for while you work
 	$(BIN)/nox --session lint tests
