@@ -111,7 +111,7 @@ def _declaration(where: str, block: object, table: str) -> Declaration:
     try:
         check_name(values["name"])
         check_quantize(values.get("quantize", "bit"))
-    except InvalidName as error:
+    except (InvalidName, InvalidSetting) as error:
         raise InvalidSetting(f"{where}: {error}") from None
     _check_text(where, values.get("template", ""), values.get("embedder", "local"))
     return Declaration(**values)
