@@ -544,3 +544,17 @@ def test_a_view_has_a_map_too(conn, index):
     shown = map_points(conn, over, color="category")
     assert shown.count == len(shown.points) == wanted
     assert json.dumps(shown.points[0].key)
+
+
+def test_a_connection_reads_by_its_memory_map_again_when_the_map_is_drawn(path) -> None:
+    with closing(connect(path, create=True)) as conn:
+        (before,) = conn.execute("pragma mmap_size").fetchone()
+        conn.execute("create table docs (id integer primary key, title text, body text, category text, year integer)")
+        fill(conn, 30)
+        sizes = set()
+        conn.set_trace_callback(lambda sql: sizes.add(sql) if "mmap_size =" in sql else None)
+        index = create_index(conn, "docs", table="docs", columns=["body"], embedder="hashing@64")
+        sync(conn, index)
+        assert sizes == {"pragma mmap_size = 0", f"pragma mmap_size = {before}"}
+        assert picture.axes(conn, index) is not None
+        assert conn.execute("pragma mmap_size").fetchone() == (before,) != (0,)

@@ -8,7 +8,8 @@ so that a picture that somebody knows does not flip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -71,8 +72,9 @@ def _refreshed(conn: sqlite3.Connection, index: Index, most: int, numbers: int) 
         now = there + len(changed)
         redraw = not there or projected >= max(FEW, GROWTH * axes.fitted) or now >= 2 * axes.fitted or now > most
     if axes is None or redraw:
-        total, share, chosen = _sampled(conn, index, most)
-        axes, places = _drawn(conn, index, chosen, axes, numbers)
+        with _unmapped(conn):
+            total, share, chosen = _sampled(conn, index, most)
+            axes, places = _drawn(conn, index, chosen, axes, numbers)
         axes = axes and replace(axes, documents=total, share=share)
     else:
         places = _placed(conn, index, changed, axes)
@@ -89,6 +91,17 @@ def _refreshed(conn: sqlite3.Connection, index: Index, most: int, numbers: int) 
         else:
             picture.replace_waiting(conn, index, places, until=until, axes=axes)
     return True
+
+
+@contextmanager
+def _unmapped(conn: sqlite3.Connection) -> Iterator[None]:
+    """Read the file without a memory map, whose pages would be counted to this process beside what it computes with."""
+    (size,) = conn.execute("pragma mmap_size").fetchone() or (0,)  # none for a database in memory
+    conn.execute("pragma mmap_size = 0").fetchall()
+    try:
+        yield
+    finally:
+        conn.execute(f"pragma mmap_size = {size}").fetchall()
 
 
 def sample(key: Key) -> float:

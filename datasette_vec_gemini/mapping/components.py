@@ -33,8 +33,7 @@ def principal_axes(centred: NDArray[np.float32]) -> Vector:
             basis.append(block)
             block = _spread(centred, block)
         space = np.linalg.qr(np.hstack(basis))[0]
-        seen = (centred @ space).astype(np.float64)
-        turns = np.linalg.eigh(seen.T @ seen)[1][:, ::-1]
+        turns = np.linalg.eigh(space.T @ _spread(centred, space))[1][:, ::-1]
         block = (space @ turns[:, : block.shape[1]]).astype(np.float32)
         before, axes = axes, block[:, :2]
         if np.linalg.norm(before - axes @ (axes.T @ before)) < _TOLERANCE:  # the plane stands still
@@ -52,11 +51,11 @@ def _exact_axes(centred: NDArray[np.float64]) -> Vector:
 
 def _spread(centred: NDArray[np.float32], block: NDArray[np.float32]) -> NDArray[np.float32]:
     """The covariance, not divided by n, times a block (d, b); each part of the vectors is read once, by one thread."""
-    step, total = max(1, _PRODUCT // block.size), np.zeros_like(block)
+    step, total = max(1, _PRODUCT // block.size), np.zeros(block.shape)
     for first in range(0, len(centred), step):
         part = centred[first : first + step]
         total += part.T @ (part @ block)
-    return total
+    return total.astype(np.float32)
 
 
 def oriented(axes: Vector, before: Vector | None) -> Vector:
