@@ -22,7 +22,7 @@ check: $(VENV)/nox-installed ## lint and the tests on one Python, for while you 
 demo: $(VENV)/installed ## search Python's own documentation by meaning; SERVE=0 ends after the answers
 	$(BIN)/datasette vec demo demo.db $(if $(filter 0,$(SERVE)),--no-serve)
 
-bench: $(VENV)/installed ## print the figures; DATA=dir holds the retrieval sets
+bench: $(VENV)/bench-installed ## print the figures; DATA=dir holds the retrieval sets
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)")
 
 screenshots: $(VENV)/nox-installed ## take the README's pictures anew; needs Chromium
@@ -41,6 +41,11 @@ $(BIN)/python:
 $(VENV)/installed: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV): a minute or so the first time"
 	@$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/bench-installed: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV): a minute or so the first time"
+	@$(PIP) install --quiet --editable '.[mcp,sqlalchemy,peewee]'
 	@touch $@
 
 $(VENV)/nox-installed: pyproject.toml | $(BIN)/python

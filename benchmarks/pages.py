@@ -70,8 +70,8 @@ class Site:
             body = response.read()
         seconds = time.perf_counter() - began
         text = body.decode() if response.status >= 400 else ""
-        told = re.search(r'role="alert">(.*?)</|"error": "(.*?)"', text, re.DOTALL)
-        return Reply(response.status, seconds, len(body), (told[1] or told[2]) if told else text[:200])
+        told = re.search(r'role="alert">(.*?)</|class="message-error">(.*?)</|"error": "(.*?)"', text, re.DOTALL)
+        return Reply(response.status, seconds, len(body), next(filter(None, told.groups()), "") if told else text[:200])
 
     def sql(self, sql: str) -> Reply:
         return self.get("/docs/-/query" if self.is_one else "/docs", sql=sql)
