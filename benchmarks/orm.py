@@ -198,8 +198,7 @@ def measure_inserts(directory: Path) -> None:
                 lambda _, way=way, of=(quantize, rows): way(directory, *of),
             )
             what = f"insert {kind}{' and index them by int8' if quantize else ''}, {name}"
-            is_judged = (quantize, kind) == (None, "lists") and "insert_many" not in name
-            ratio, bound = min(alone) / min(with_orm), 0.6 if is_judged else None
+            ratio, bound = min(alone) / min(with_orm), None if way is insert_through_blob_field else 0.6
             report(f"{what} ({min(alone):.2f} s by hand)", ratio, "times", at_least=bound)
 
 
