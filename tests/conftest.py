@@ -19,11 +19,13 @@ _numbers = count()
 
 @pytest.fixture(scope="session", autouse=True)
 def _user(tmp_path_factory) -> Iterator[Path]:
-    """The state of the user who runs the tests stays as it is."""
+    """The state of the user who runs the tests stays as it is: no process that a test starts may look for it."""
     directory = tmp_path_factory.mktemp("user")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATASETTE_VEC_STATE_DIR", str(directory))
+        patch.setenv("XDG_STATE_HOME", str(directory / "home"))
         yield directory
+    assert not (directory / "home").exists()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,11 @@ def fake():
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    plain = {n: v for n, v in os.environ.items() if not n.startswith(("GOOGLE_", "GEMINI_", "DATASETTE_"))}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GOOGLE_", "GEMINI_", "DATASETTE_")) or name == "DATASETTE_VEC_STATE_DIR"
+    }
     command = [sys.executable, "-m", "sqlite_utils", *arguments]
     return subprocess.run(command, env=plain | variables, capture_output=True, text=True, check=False)
 

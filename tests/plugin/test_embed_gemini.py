@@ -84,7 +84,7 @@ def environment(fake: FakeGemini | None, **more: str) -> dict[str, str]:
     plain = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("GOOGLE_", "GEMINI_", "DATASETTE_", "COV_"))
+        if not name.startswith(("GOOGLE_", "GEMINI_", "DATASETTE_", "COV_")) or name == "DATASETTE_VEC_STATE_DIR"
     }
     return plain | ({"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": fake.url} if fake else {}) | more
 

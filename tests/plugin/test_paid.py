@@ -158,12 +158,13 @@ def test_an_immutable_file_is_never_written_and_the_log_says_where_spending_is_c
 
 
 @pytest.mark.parametrize("place", ["config", "environment"])
-def test_after_the_daily_cap_pages_answer_by_words_and_sql_not_at_all(fake, file, place):
+def test_after_the_daily_cap_pages_answer_by_words_and_sql_not_at_all(fake, file, state_dir, place):
     config = settings(daily_usd=0.000_003) if place == "config" else None
     with contextlib.closing(sqlite3.connect(file)) as conn:
         conn.execute("delete from _vec_usage")
         conn.commit()
     more = {"DATASETTE_VEC_DAILY_USD": "0.000003"} if place == "environment" else {}
+    more["DATASETTE_VEC_STATE_DIR"] = str(state_dir / "another")  # to make the index has cost something
     with served(file, fake=fake, config=config, **more) as server:
         assert server.json(f"{PAGE}.json", QUESTION)["mode"] == "hybrid"
         body = server.json(f"{PAGE}.json", {"q": "convert a time zone"})
