@@ -31,7 +31,8 @@ def snippet(text: str, words: Sequence[str]) -> str:
     if len(line) <= SNIPPET_CHARACTERS:
         return line
     lowered = line.lower()
-    places = [match.start() for word in words if (match := re.search(rf"\b{re.escape(word)}", lowered))]
+    held = (word for word in words if word in lowered)
+    places = [match.start() for word in held if (match := re.search(rf"\b{re.escape(word)}", lowered))]
     start = max(0, min(places, default=0) - SNIPPET_CHARACTERS // 4)
     start = min(start, len(line) - SNIPPET_CHARACTERS)
     if start:

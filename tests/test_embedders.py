@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import shake_256
 from pathlib import Path
@@ -188,6 +189,16 @@ def test_local_gives_threads_the_same_vectors(local):
 def test_local_finds_a_paraphrase_nearer_than_something_else(local, text, paraphrase, unrelated):
     one, near, far = local.embed_documents([text, paraphrase, unrelated])
     assert one @ near > one @ far + 0.15
+
+
+def test_local_takes_no_processor_once_it_has_answered(local):
+    def used_after_a_question() -> float:
+        local.embed_query("when was this?")
+        before = time.process_time()
+        time.sleep(0.05)
+        return time.process_time() - before
+
+    assert min(used_after_a_question() for _ in range(5)) < 0.005  # its threads would spin for 0.02
 
 
 def test_local_reads_a_text_up_to_its_window_and_no_further(local):

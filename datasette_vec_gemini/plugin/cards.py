@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 
@@ -65,25 +66,29 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def parted(hit: Hit, text: str, nearest: tuple[int, int] | None = None) -> list[tuple[bool, list[tuple[str, bool]]]]:
-    """The snippet in parts, of which one may be the nearest sentence, each in pieces that may be words of the question.
+def stems(text: str) -> frozenset[str]:
+    """What is marked of a question: words like "a" and "in" only where nothing else was asked for."""
+    words = [word for term in terms(text) for word in _WORD.findall(term)]
+    return frozenset(map(_stem, filter(_TELLING.search, words))) or frozenset(map(_stem, words))
 
-    Words like "a" and "in" are marked only where nothing else was asked for.
-    """
+
+def parted(
+    hit: Hit, asked: frozenset[str], nearest: tuple[int, int] | None = None
+) -> list[tuple[bool, list[tuple[str, bool]]]]:
+    """The snippet in parts, of which one may be the nearest sentence, each in pieces that may have an asked stem."""
     start, end = nearest or (0, 0)
     cuts = [(False, hit.snippet[:start]), (True, hit.snippet[start:end]), (False, hit.snippet[end:])]
-    return [(is_nearest, _marked(hit, part, text)) for is_nearest, part in cuts if part]
+    return [(is_nearest, _marked(hit, part, asked)) for is_nearest, part in cuts if part]
 
 
-def _marked(hit: Hit, snippet: str, text: str) -> list[tuple[str, bool]]:
+def _marked(hit: Hit, snippet: str, asked: frozenset[str]) -> list[tuple[str, bool]]:
     if hit.why.keyword is None:
         return [(snippet, False)]
-    words = [word for term in terms(text) for word in _WORD.findall(term)]
-    stems = {_stem(word) for word in filter(_TELLING.search, words)} or {_stem(word) for word in words}
-    flagged = [(piece, _stem(piece) in stems) for piece in _WORD.split(snippet) if piece]
+    flagged = [(piece, _stem(piece) in asked) for piece in _WORD.split(snippet) if piece]
     return [("".join(piece for piece, _ in run), is_match) for is_match, run in groupby(flagged, key=itemgetter(1))]
 
 
+@lru_cache(10_000)  # a page of a thousand hits has 40,000 words, few of them different
 def _stem(word: str) -> str:
     """About what FTS5 compares: no case, no accents, no English ending; good enough for marking."""
     letters = (c for c in unicodedata.normalize("NFKD", word.casefold()) if not unicodedata.combining(c))

@@ -14,7 +14,7 @@ from ..domain import Index
 from ..keys import Key, key_to_path
 from ..store.filters import plain
 from .answers import Answer
-from .cards import Card, parted, shown
+from .cards import Card, parted, shown, stems
 from .sentences import NONE, Spans
 
 Pairs = Sequence[tuple[str, str]]
@@ -56,6 +56,7 @@ def cards(
     nearest: Spans = NONE,
 ) -> list[Card]:
     """The hits of a page, with near-duplicates under the best of their kind; `nearest` are places of sentences."""
+    asked = stems(text)
 
     def card(number: int, duplicates: Sequence[Card] = ()) -> Card:
         hit = found.hits[number]
@@ -65,7 +66,7 @@ def cards(
             strength=found.strengths[number],
             url=row_url(datasette, database, index, hit.key),
             similar_url=similar_url(datasette, database, index, path) if path else None,
-            parts=parted(hit, text, nearest.get(number)),
+            parts=parted(hit, asked, nearest.get(number)),
             columns=[(name, shown(hit.row[name])) for name in columns if hit.row.get(name) is not None],
             duplicates=duplicates,
         )

@@ -63,10 +63,15 @@ class Sentences:
         self._vectors: OrderedDict[tuple[str, str], Vector] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vec-sentences", initializer=step_back)
         self._lock = threading.Lock()
-        self._is_busy = False
+        self._is_at_work = False
 
-    async def nearest(self, index: Index, query: Query, found: Browsed, access: Access) -> Spans:
-        """For as many of the hits by meaning as there is time for, the place of the nearest of several sentences."""
+    async def nearest(
+        self, index: Index, query: Query, found: Browsed, access: Access, *, is_busy: bool = False
+    ) -> Spans:
+        """For as many of the hits by meaning as there is time for, the place of the nearest of several sentences.
+
+        On a busy site that time is nothing: the marks are what pages do without.
+        """
         hits = {
             n: hit
             for n, hit in enumerate(found.hits)
@@ -83,8 +88,8 @@ class Sentences:
         with self._lock:
             asked = [*([] if vector is not None else [query.text]), *chain.from_iterable(texts.values())]
             wanted = [text for text in dict.fromkeys(asked) if (model.fingerprint, text) not in self._vectors]
-            is_mine = bool(wanted) and not self._is_busy  # on a busy site the marks are what pages do without
-            self._is_busy |= is_mine
+            is_mine = bool(wanted) and not is_busy and not self._is_at_work
+            self._is_at_work |= is_mine
         if is_mine:
             until = time.monotonic() + WORK_SECONDS
             work = asyncio.get_running_loop().run_in_executor(self._thread, self._embed, model, wanted, until)
@@ -127,7 +132,7 @@ class Sentences:
             return
         finally:
             with self._lock:
-                self._is_busy = False
+                self._is_at_work = False
 
     def _free(self, index: Index, access: Access) -> Embedder | None:
         """The model of the index, or where that is paid the one that comes with this package; None if none is there."""

@@ -88,7 +88,8 @@ async def nearest_sentences(datasette: Datasette, request: Request, answer: Answ
     own = site.of(datasette)
     if request.url_vars["format"] or answer.query is None:
         return NONE
-    return await own.sentences.nearest(answer.index, answer.query, answer.found, own.access)
+    is_busy = bool(own.searching.waiting)
+    return await own.sentences.nearest(answer.index, answer.query, answer.found, own.access, is_busy=is_busy)
 
 
 async def respond(

@@ -126,6 +126,21 @@ def test_a_page_waits_for_a_slow_model_no_longer_than_it_may_and_one_at_a_time(t
     assert calls == [2]
 
 
+def test_on_a_busy_site_only_what_is_known_is_marked(tmp_path, build) -> None:
+    index, query, found = asked(build(tmp_path / "library.db", SCRIPT, columns=["body"]))
+    own = Sentences()
+
+    async def ask() -> None:
+        for _ in range(5):
+            assert await own.nearest(index, query, found, Access(), is_busy=True) == {}
+            await asyncio.sleep(0.05)
+        spans = await told(own, index, query, found)
+        assert spans
+        assert await own.nearest(index, query, found, Access(), is_busy=True) == spans
+
+    asyncio.run(ask())
+
+
 def test_a_model_that_fails_marks_nothing(tmp_path, build) -> None:
     index, query, found = asked(build(tmp_path / "library.db", SCRIPT, columns=["body"]))
 
