@@ -5,8 +5,10 @@ The packed form is sqlite-vec's float32 vector: `dimensions` consecutive IEEE 75
 
 from __future__ import annotations
 
+import math
 import struct
-from contextlib import suppress
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,21 @@ from .errors import InvalidVector, shown
 
 Vector = NDArray[np.float32]
 
+_FLOAT32 = np.dtype(np.float32)
+_PACKED = np.dtype("<f4")
+
 
 def pack(vector: ArrayLike) -> bytes:
     """The vector as 4 x dimensions bytes."""
-    return np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return np.asarray(vector, dtype=_PACKED).tobytes()
+
+
+def as_blob(vector: Vector) -> bytes | memoryview:
+    """What `pack` gives, for a parameter of a statement: without a copy, where the vector lies in memory as it must."""
+    packed = np.asarray(vector, dtype=_PACKED, order="C")
+    base: object = packed.base
+    # Bytes that were packed here already are nothing that the garbage collector would look at.
+    return base if isinstance(base, bytes) and len(base) == packed.nbytes else packed.data
 
 
 def unpack(blob: bytes) -> Vector:
@@ -50,29 +63,36 @@ def normalise(vectors: ArrayLike, *, dimensions: int) -> Vector:
     return unit
 
 
-def checked(value: Any, dimensions: int, *, nonzero: bool = False) -> Vector:
+def checked(value: Any, dimensions: int, *, nonzero: bool | Callable[[], bool] = False) -> Vector:
     """A list, array or packed BLOB as a float32 array of shape (dimensions,).
 
-    Raises InvalidVector, a ValueError, for text, another shape, NaN or infinity, and for zeros if `nonzero`.
+    `nonzero` says whether zeros are refused; what is called for that is called for zeros only. Raises InvalidVector, a
+    ValueError, for text, another shape, NaN or infinity, and for zeros then.
     """
     vector = _floats(value, dimensions)
     if len(vector) != dimensions:
         raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
-    if not np.isfinite(vector).all():
-        raise InvalidVector("a vector holds NaN or infinity, or a number beyond float32")
-    if nonzero and not vector[0] and not vector.any():
-        raise InvalidVector("a vector is all zeros and has no direction, which the cosine distance compares")
+    # One number tells all in nearly every case; it may be infinite or 0 for very large and very small vectors too.
+    if not 0 < np.vdot(vector, vector) < math.inf:  # which never warns
+        if not np.isfinite(vector).all():
+            raise InvalidVector("a vector holds NaN or infinity, or a number beyond float32")
+        if not vector.any() and (nonzero() if callable(nonzero) else nonzero):
+            raise InvalidVector("a vector is all zeros and has no direction, which the cosine distance compares")
     return vector
 
 
 def _floats(value: Any, dimensions: int) -> Vector:
+    if isinstance(value, np.ndarray) and value.dtype is _FLOAT32 and value.ndim == 1:
+        return value
     if isinstance(value, list | tuple):
-        with suppress(struct.error, OverflowError):  # what is no list of numbers is told more about below
-            return np.frombuffer(struct.pack(f"{len(value)}f", *value), dtype=np.float32)
+        try:
+            return np.frombuffer(_floats_of(len(value)).pack(*value), dtype=_FLOAT32)
+        except (struct.error, OverflowError):
+            pass  # what is no list of numbers is told more about below
     if isinstance(value, bytes | bytearray | memoryview):
         if len(value) % 4:
             raise InvalidVector(f"expected a vector of {dimensions} float32, {4 * dimensions} bytes, not {len(value)}")
-        return np.frombuffer(value, dtype="<f4").astype(np.float32, copy=False)
+        return np.frombuffer(value, dtype=_PACKED).astype(np.float32, copy=False)
     try:
         numbers = np.asarray(value)
     except ValueError as error:
@@ -81,10 +101,14 @@ def _floats(value: Any, dimensions: int) -> Vector:
         raise InvalidVector(f"expected a vector of {dimensions} numbers, got {shown(value)}")
     if numbers.ndim != 1:
         raise InvalidVector(f"expected a vector of {dimensions} numbers, got an array of shape {numbers.shape}")
-    if numbers.dtype == np.float32:
-        return numbers
     with np.errstate(over="ignore"):
-        return numbers.astype(np.float32)
+        return numbers.astype(np.float32, copy=False)
+
+
+@lru_cache
+def _floats_of(count: int) -> struct.Struct:
+    """So many floats; compiled once, and not for each vector."""
+    return struct.Struct(f"{count}f")
 
 
 def int8_scale(vectors: Vector) -> float:

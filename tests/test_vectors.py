@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasette_vec_gemini.errors import InvalidVector
-from datasette_vec_gemini.vectors import int8_scale, normalise, pack, quantise_int8, unpack
+from datasette_vec_gemini.vectors import checked, int8_scale, normalise, pack, quantise_int8, unpack
 
 FLOATS = st.floats(width=32)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -85,6 +85,39 @@ def test_nan_and_infinity_are_refused_in_any_row(value):
 def test_zero_is_refused_in_any_row():
     with pytest.raises(InvalidVector, match=r"^a vector is all zeros and has no direction$"):
         normalise([[1.0, 2.0], [0.0, -0.0]], dimensions=2)
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=64), st.sampled_from([list, tuple, np.array, np.float32, pack]))
+def test_checked_gives_the_floats_back_or_refuses_them_whatever_holds_them(values, form):
+    given_values = form(values)
+    if not np.isfinite(values).all():
+        with pytest.raises(InvalidVector, match="NaN or infinity"):
+            checked(given_values, len(values))
+        return
+    vector = checked(given_values, len(values))
+    assert vector.dtype == np.float32
+    np.testing.assert_array_equal(vector, np.array(values, dtype=np.float32))
+    if any(values):
+        checked(given_values, len(values), nonzero=True)
+    else:
+        with pytest.raises(InvalidVector, match="all zeros"):
+            checked(given_values, len(values), nonzero=True)
+
+
+@pytest.mark.parametrize("value", [3e38, 1e-45, -1e30, 1e-30])
+def test_checked_takes_numbers_whose_squares_are_beyond_float32(value):
+    vector = np.full(8, value, dtype=np.float32)
+    assert checked(vector, 8, nonzero=True) is vector
+
+
+def test_checked_asks_whether_zeros_are_refused_for_zeros_only():
+    asked = []
+    assert checked([1.0, 0.0], 2, nonzero=lambda: asked.append(1) or True)[0] == 1.0
+    assert asked == []
+    assert not checked([0.0, 0.0], 2, nonzero=lambda: asked.append(1) or False).any()
+    assert asked == [1]
+    with pytest.raises(InvalidVector, match="all zeros"):
+        checked([0.0, 0.0], 2, nonzero=lambda: True)
 
 
 @pytest.mark.parametrize(

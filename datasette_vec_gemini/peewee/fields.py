@@ -48,9 +48,12 @@ class VectorField(Field):
         """Raises InvalidVector: wrong dimensions, NaN, infinity, text, or zero where an index compares directions."""
         if value is None:
             return None
-        own = getattr(self.model._meta, "metric", None)  # that of a Vec0Model
-        nonzero = own == "cosine" or any(index.metric == "cosine" for index in indexes_of(self))
-        return self._dialect().to_column(checked(value, self.dimensions, nonzero=nonzero))
+        return self._dialect().to_column(checked(value, self.dimensions, nonzero=self._has_directions))
+
+    def _has_directions(self) -> bool:
+        """Whether an index, or the Vec0Model that this is a field of, compares by cosine."""
+        own = getattr(self.model._meta, "metric", None)
+        return own == "cosine" or any(index.metric == "cosine" for index in indexes_of(self))
 
     def case_value(self, value: Any) -> Any:
         """A branch of CASE, as in bulk_update: PostgreSQL takes its parameters for text unless they are cast."""

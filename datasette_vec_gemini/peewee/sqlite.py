@@ -10,7 +10,7 @@ from peewee import SQL, Case, Expression, Field, ImproperlyConfigured, ModelSele
 
 from ..schema import quote_identifier
 from ..vector_index.candidates import DISTANCES, MAX_CODES
-from ..vectors import Vector, pack, unpack
+from ..vectors import Vector, as_blob, pack, unpack
 from .database import VectorSqliteMixin
 from .dialects import base, bound_database
 from .nearest import FITS, NEAREST, Pieces
@@ -40,9 +40,9 @@ class SqliteDialect:
         del dimensions
         return "BLOB"
 
-    def to_column(self, vector: Vector) -> bytes:
+    def to_column(self, vector: Vector) -> bytes | memoryview:
         """Little-endian float32, sqlite-vec's own format."""
-        return pack(vector)
+        return as_blob(vector)
 
     def from_column(self, value: Any) -> Any:
         """A list of floats; what is no BLOB, such as a distance, as it is."""

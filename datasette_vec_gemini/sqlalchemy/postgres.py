@@ -9,12 +9,12 @@ from sqlalchemy import Engine, Table, event, select, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import visitors
-from sqlalchemy.types import NullType, TypeEngine, UserDefinedType
+from sqlalchemy.types import NullType, TypeEngine
 
 from ..vector_index.hnsw import CREATE_EXTENSION, OPERATORS, SESSION_SETTINGS, Hnsw, from_text, to_text
 from .index import VectorIndex
 from .nearest import Candidates, Search
-from .types import Distance, Vector
+from .types import Distance, StoredVector, Vector
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect
@@ -23,23 +23,15 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 
-class PostgresVector(UserDefinedType[Any]):
+class PostgresVector(StoredVector):
     """pgvector's `vector(n)`: a float32 array in, a list of floats out, as text, so that no driver needs an adapter."""
 
-    cache_ok = True
+    stored = staticmethod(to_text)
     render_bind_cast = True
-
-    def __init__(self, dimensions: int) -> None:
-        self.dimensions = dimensions
 
     def get_col_spec(self, **_: Any) -> str:
         """The type in DDL and in casts."""
         return f"VECTOR({self.dimensions})"
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
-        """To text."""
-        del dialect
-        return lambda vector: None if vector is None else to_text(vector)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], list[float] | None]:
         """From text."""

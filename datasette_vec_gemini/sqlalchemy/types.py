@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from sqlalchemy import Dialect, Float, bindparam
@@ -15,17 +16,54 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from ..errors import InvalidSetting, InvalidVector
 from ..vector_index.candidates import DISTANCES, present
-from ..vectors import checked, pack, unpack
+from ..vectors import Vector as Array
+from ..vectors import as_blob, checked, unpack
 
 
-class PackedVector(UserDefinedType[bytes]):
-    """The BLOB that SQLite holds."""
+class StoredVector(UserDefinedType[Any]):
+    """How a database holds the vectors of a column; `Vector` chooses one."""
 
     cache_ok = True
+
+    # SQLAlchemy copies types, and tells them apart in its cache of statements, by arguments that have a position.
+    def __init__(self, dimensions: int, nonzero: bool = False) -> None:  # noqa: FBT001, FBT002
+        self.dimensions = dimensions
+        self.nonzero = nonzero
+
+    @staticmethod
+    def stored(vector: Array) -> Any:
+        """A checked vector as the parameter of a statement."""
+        raise NotImplementedError
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        """What raises InvalidVector for a value that is no such vector."""
+        del dialect
+        stored, dimensions, nonzero = self.stored, self.dimensions, self.nonzero
+        return lambda value: None if value is None else stored(checked(value, dimensions, nonzero=nonzero))
+
+
+class PackedVector(StoredVector):
+    """The BLOB that SQLite holds."""
+
+    stored = staticmethod(as_blob)
 
     def get_col_spec(self, **_: Any) -> str:
         """The type in DDL."""
         return "BLOB"
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], list[float] | None]:
+        """What raises InvalidVector for what another program wrote."""
+        del dialect, coltype
+        return _unpacked
+
+
+def _unpacked(value: Any) -> list[float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, bytes):
+        raise InvalidVector(f"the column holds {type(value).__name__} where a vector should be")
+    floats: list[float] = unpack(value).tolist()
+    return floats
 
 
 class DistanceType(TypeDecorator[float]):
@@ -83,10 +121,10 @@ class Vector(TypeDecorator[list[float]]):
     impl = PackedVector
     cache_ok = True
 
-    def __init__(self, dimensions: int, *, nonzero: bool = False) -> None:
-        super().__init__()
+    def __init__(self, dimensions: int, nonzero: bool = False) -> None:  # noqa: FBT001, FBT002
         if dimensions < 1:
             raise InvalidSetting(f"dimensions={dimensions}: a vector has at least one")
+        super().__init__(dimensions, nonzero)
         self.dimensions = dimensions
         self.nonzero = nonzero
 
@@ -106,25 +144,8 @@ class Vector(TypeDecorator[list[float]]):
         if dialect.name == "postgresql":
             from .postgres import PostgresVector
 
-            return dialect.type_descriptor(PostgresVector(self.dimensions))
-        return dialect.type_descriptor(PackedVector())
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Raises InvalidVector. PostgreSQL's type gets the float32 array."""
-        if value is None:
-            return None
-        vector = checked(value, self.dimensions, nonzero=self.nonzero)
-        return vector if dialect.name == "postgresql" else pack(vector)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> list[float] | None:
-        """A list of floats; PostgreSQL's type makes it itself. Raises InvalidVector for what another program wrote."""
-        del dialect
-        if value is None:
-            return None
-        if not isinstance(value, bytes | list):
-            raise InvalidVector(f"the column holds {type(value).__name__} where a vector should be")
-        floats: list[float] = unpack(value).tolist() if isinstance(value, bytes) else value
-        return floats
+            return dialect.type_descriptor(PostgresVector(self.dimensions, self.nonzero))
+        return dialect.type_descriptor(PackedVector(self.dimensions, self.nonzero))
 
     class Comparator(TypeDecorator.Comparator[list[float]]):
         """The distances of pgvector-python; the other side is a vector or another column of vectors."""

@@ -327,3 +327,14 @@ def test_k_is_a_whole_number_from_one(k):
     for search in (lambda: nearest(Document.embedding, QUERY, k=k), lambda: VEC_ITEMS.nearest(QUERY, k=k)):
         with pytest.raises(InvalidQuery, match="it has to be a whole number from 1"):
             search()
+
+
+def test_a_cached_statement_forgets_nothing_of_its_types():
+    engine = create_engine("sqlite://")
+    zeros = [0.0] * DIMENSIONS
+    with engine.connect() as connection:
+        for _ in range(2):
+            connection.execute(select(sa.literal(zeros, Vector(DIMENSIONS))))
+            with pytest.raises(sa.exc.StatementError, match="all zeros"):
+                connection.execute(select(sa.literal(zeros, Vector(DIMENSIONS, nonzero=True))))
+    engine.dispose()
