@@ -69,7 +69,8 @@ def checked(value: Any, dimensions: int, *, nonzero: bool | Callable[[], bool] =
     `nonzero` says whether zeros are refused; what is called for that is called for zeros only. Raises InvalidVector, a
     ValueError, for text, another shape, NaN or infinity, and for zeros then.
     """
-    vector = _floats(value, dimensions)
+    is_ready = isinstance(value, np.ndarray) and value.dtype is _FLOAT32 and value.ndim == 1
+    vector: Vector = value if is_ready else _floats(value, dimensions)
     if len(vector) != dimensions:
         raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
     # One number tells all in nearly every case; it may be infinite or 0 for very large and very small vectors too.
@@ -82,8 +83,6 @@ def checked(value: Any, dimensions: int, *, nonzero: bool | Callable[[], bool] =
 
 
 def _floats(value: Any, dimensions: int) -> Vector:
-    if isinstance(value, np.ndarray) and value.dtype is _FLOAT32 and value.ndim == 1:
-        return value
     if isinstance(value, list | tuple):
         try:
             return np.frombuffer(_floats_of(len(value)).pack(*value), dtype=_FLOAT32)
