@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import platform
-import random
 import re
 import socket
 import subprocess
@@ -30,9 +29,9 @@ import numpy as np
 from datasette.app import Datasette
 
 from datasette_vec_gemini import connect, create_index, sqlite3, sync
-from datasette_vec_gemini.demo.rows import standard_library
 from datasette_vec_gemini.store import jobs
 
+from .corpus import documentation
 from .questions import QUESTIONS
 from .targets import finish, report
 
@@ -103,12 +102,7 @@ def served(*files: Path) -> Iterator[Site]:
 def build(directory: Path) -> tuple[Path, Path]:
     """`docs.db`, 10,000 rows for the local model, and `big.db` for a map of 60,000."""
     docs, big = directory / "docs.db", directory / "big.db"
-    texts = list(standard_library())
-    rng = random.Random(0)
-    rows = [
-        (row["name"], row["module"], row["kind"], f"{row['doc']}\nSee also: {rng.choice(texts)['name']}")
-        for row in (texts[number % len(texts)] for number in range(ROWS))
-    ]
+    rows = documentation(ROWS)
     with closing(connect(docs, create=True)) as conn:
         conn.execute("create table docs (id integer primary key, name text, module text, kind text, doc text)")
         conn.executemany("insert into docs (name, module, kind, doc) values (?, ?, ?, ?)", rows)

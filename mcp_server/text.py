@@ -44,6 +44,8 @@ def visible(text: str) -> str:
 
     Its length stays, so that offsets into the one are offsets into the other. Line feeds and tabs stay too.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return text.replace("\r\n", " \n").translate(_VISIBLE)
 
 
