@@ -27,12 +27,12 @@ def pack(vector: ArrayLike) -> bytes:
     return np.asarray(vector, dtype=_PACKED).tobytes()
 
 
-def as_blob(vector: Vector) -> bytes | memoryview:
-    """What `pack` gives, for a parameter of a statement: without a copy, where the vector lies in memory as it must."""
-    packed = np.asarray(vector, dtype=_PACKED, order="C")
-    base: object = packed.base
-    # Bytes that were packed here already are nothing that the garbage collector would look at.
-    return base if isinstance(base, bytes) and len(base) == packed.nbytes else packed.data
+def as_blob(vector: Vector) -> bytes:
+    """What `pack` gives, without a copy of a vector that was bytes already."""
+    base: object = vector.base
+    if isinstance(base, bytes) and len(base) == vector.nbytes and vector.dtype is _PACKED:
+        return base
+    return pack(vector)
 
 
 def unpack(blob: bytes) -> Vector:
@@ -69,7 +69,7 @@ def checked(value: Any, dimensions: int, *, nonzero: bool | Callable[[], bool] =
     `nonzero` says whether zeros are refused; what is called for that is called for zeros only. Raises InvalidVector, a
     ValueError, for text, another shape, NaN or infinity, and for zeros then.
     """
-    is_ready = isinstance(value, np.ndarray) and value.dtype is _FLOAT32 and value.ndim == 1
+    is_ready = type(value) is np.ndarray and value.dtype is _FLOAT32 and value.ndim == 1  # a mask would hide NaN
     vector: Vector = value if is_ready else _floats(value, dimensions)
     if len(vector) != dimensions:
         raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
@@ -89,9 +89,10 @@ def _floats(value: Any, dimensions: int) -> Vector:
         except (struct.error, OverflowError):
             pass  # what is no list of numbers is told more about below
     if isinstance(value, bytes | bytearray | memoryview):
-        if len(value) % 4:
-            raise InvalidVector(f"expected a vector of {dimensions} float32, {4 * dimensions} bytes, not {len(value)}")
-        return np.frombuffer(value, dtype=_PACKED).astype(np.float32, copy=False)
+        packed = bytes(value)
+        if len(packed) % 4:
+            raise InvalidVector(f"expected a vector of {dimensions} float32, {4 * dimensions} bytes, not {len(packed)}")
+        return np.frombuffer(packed, dtype=_PACKED).astype(np.float32, copy=False)
     try:
         numbers = np.asarray(value)
     except ValueError as error:
@@ -100,7 +101,7 @@ def _floats(value: Any, dimensions: int) -> Vector:
         raise InvalidVector(f"expected a vector of {dimensions} numbers, got {shown(value)}")
     if numbers.ndim != 1:
         raise InvalidVector(f"expected a vector of {dimensions} numbers, got an array of shape {numbers.shape}")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return numbers.astype(np.float32, copy=False)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasette_vec_gemini.errors import InvalidVector
-from datasette_vec_gemini.vectors import checked, int8_scale, normalise, pack, quantise_int8, unpack
+from datasette_vec_gemini.vectors import as_blob, checked, int8_scale, normalise, pack, quantise_int8, unpack
 
 FLOATS = st.floats(width=32)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -108,6 +108,41 @@ def test_checked_gives_the_floats_back_or_refuses_them_whatever_holds_them(value
 def test_checked_takes_numbers_whose_squares_are_beyond_float32(value):
     vector = np.full(8, value, dtype=np.float32)
     assert checked(vector, 8, nonzero=True) is vector
+
+
+def test_checked_looks_behind_a_mask():
+    masked = np.ma.array([1.0, np.nan], mask=[False, True], dtype=np.float32)
+    with pytest.raises(InvalidVector, match="NaN"):
+        checked(masked, 2)
+    assert type(checked(np.ma.array([1.0, 2.0], mask=[False, True], dtype=np.float32), 2)) is np.ndarray
+
+
+@pytest.mark.parametrize("form", [bytes, bytearray, memoryview, lambda packed: memoryview(packed[::-1])[::-1]])
+def test_checked_reads_packed_bytes_wherever_they_lie_and_keeps_its_own(form):
+    held = form(pack([1.0, 2.0]))
+    vector = checked(held, 2)
+    assert vector.tolist() == [1.0, 2.0]
+    assert isinstance(vector.base, bytes)  # nobody can change it
+    with pytest.raises(InvalidVector, match="not 6"):
+        checked(held[:6], 2)
+
+
+def test_checked_warns_of_nothing_and_minds_no_error_state():
+    with np.errstate(all="raise"):
+        assert checked(np.full(2, 1e-50), 2).tolist() == [0.0, 0.0]
+        with pytest.raises(InvalidVector, match="NaN"):
+            checked(np.array([0x7FF4000000000001, 0], dtype=np.uint64).view(np.float64), 2)
+        assert checked(np.full(2, 1e30, dtype=np.float32), 2)[0] > 0
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=64))
+def test_a_blob_is_the_packed_form_however_the_vector_lies_in_memory(values):
+    vector = np.array(values, dtype=np.float32)
+    unpacked = np.frombuffer(pack(vector), dtype=np.float32)
+    for form in (vector, vector[::-1], vector[::2], unpacked, unpacked[::-1], unpacked[1:], vector.astype(">f4")):
+        blob = as_blob(form)
+        assert blob == pack(form)
+        assert type(blob) is bytes
 
 
 def test_checked_asks_whether_zeros_are_refused_for_zeros_only():

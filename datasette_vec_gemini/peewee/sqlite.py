@@ -40,7 +40,7 @@ class SqliteDialect:
         del dimensions
         return "BLOB"
 
-    def to_column(self, vector: Vector) -> bytes | memoryview:
+    def to_column(self, vector: Vector) -> bytes:
         """Little-endian float32, sqlite-vec's own format."""
         return as_blob(vector)
 

@@ -149,11 +149,12 @@ async def _groups(
             return None
         index = answer.index
         shown = index.filter_columns if columns is None else columns
-        nearest = await nearest_sentences(datasette, request, answer)
+        nearest = await nearest_sentences(datasette, request, answer, is_busy=is_busy)
         cards = page.cards(datasette, database, index, answer.found, text=query.text, columns=shown, nearest=nearest)
         answer = replace(answer, notices=list(dict.fromkeys([*asked[1], *answer.notices])))
         return replace(made, index=index, answer=answer, cards=cards)
 
+    is_busy = site.of(datasette).is_busy  # with others: these wait for each other too
     groups = await asyncio.gather(*(group(database, index) for database, index in indexes))
     return [found for found in groups if found]
 

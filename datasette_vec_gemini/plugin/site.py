@@ -75,6 +75,11 @@ class Site:
         self._warming: threading.Thread | None = None
         self._lock = threading.Lock()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether visitors wait for their turn to search."""
+        return bool(self.searching.waiting)
+
     def settings_of(self, database: str | None = None, table: str | None = None) -> config.Settings:
         """The settings for a table, or for a database or the instance."""
         levels = [(database, table), (database, None), (None, None)]

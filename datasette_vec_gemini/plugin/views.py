@@ -63,7 +63,7 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
         answer = replace(answer, coverage=await coverage(datasette, db, index))
         if query := read_query(request, pairs, settings):
             answer = await find(datasette, request, db, index, query, facets=request.args.getlist("_facet"))
-            nearest = await nearest_sentences(datasette, request, answer)
+            nearest = await nearest_sentences(datasette, request, answer, is_busy=site.of(datasette).is_busy)
             if await compat.may_run_sql(datasette, request.actor, db.name):
                 sql_url = compat.sql_url(datasette, db.name, statement(index, answer.query or query))
     except VecError as raised:
@@ -83,12 +83,11 @@ async def search_page(datasette: Datasette, request: Request) -> Response:
     return await respond(datasette, request, "vec_search.html", context, error=error, status=status)
 
 
-async def nearest_sentences(datasette: Datasette, request: Request, answer: Answer) -> Spans:
+async def nearest_sentences(datasette: Datasette, request: Request, answer: Answer, *, is_busy: bool) -> Spans:
     """Where the sentences that are nearest in meaning stand; its twins in JSON and CSV have none."""
     own = site.of(datasette)
     if request.url_vars["format"] or answer.query is None:
         return NONE
-    is_busy = bool(own.searching.waiting)
     return await own.sentences.nearest(answer.index, answer.query, answer.found, own.access, is_busy=is_busy)
 
 

@@ -27,6 +27,7 @@ class PostgresVector(StoredVector):
     """pgvector's `vector(n)`: a float32 array in, a list of floats out, as text, so that no driver needs an adapter."""
 
     stored = staticmethod(to_text)
+    literal = staticmethod("'{}'".format)
     render_bind_cast = True
 
     def get_col_spec(self, **_: Any) -> str:

@@ -35,17 +35,32 @@ class StoredVector(UserDefinedType[Any]):
         """A checked vector as the parameter of a statement."""
         raise NotImplementedError
 
+    @staticmethod
+    def literal(stored: Any) -> str:
+        """What is stored as a literal."""
+        raise NotImplementedError
+
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
         """What raises InvalidVector for a value that is no such vector."""
         del dialect
         stored, dimensions, nonzero = self.stored, self.dimensions, self.nonzero
         return lambda value: None if value is None else stored(checked(value, dimensions, nonzero=nonzero))
 
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """The same, as SQL that is written out."""
+        process = self.bind_processor(dialect)
+        return lambda value: self.literal(process(value))
+
 
 class PackedVector(StoredVector):
     """The BLOB that SQLite holds."""
 
     stored = staticmethod(as_blob)
+
+    @staticmethod
+    def literal(stored: bytes) -> str:
+        """As SQLite writes a BLOB."""
+        return f"x'{stored.hex()}'"
 
     def get_col_spec(self, **_: Any) -> str:
         """The type in DDL."""
@@ -131,7 +146,8 @@ class Vector(TypeDecorator[list[float]]):
     def of_metric(self, metric: str) -> Vector:
         """The same type, for vectors that are compared by this metric."""
         other = self.copy()
-        other.nonzero = self.nonzero or metric == "cosine"
+        Vector.__init__(other, self.dimensions, self.nonzero or metric == "cosine")
+        other.__dict__.pop("_static_cache_key", None)  # which SQLAlchemy remembers of the type that it was
         return other
 
     @property

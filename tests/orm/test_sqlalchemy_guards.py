@@ -1,6 +1,7 @@
 """Laws of what a search leaves out and refuses: idle joins, aliases of less than a table, other files, wrong words."""
 
 import io
+import pickle
 import random
 
 import numpy as np
@@ -10,7 +11,7 @@ from documents import EXACTLY
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'datasette-vec-gemini[sqlalchemy]'")
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, literal_column, or_, select, text
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import OperationalError, UnsupportedCompilationError
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -33,6 +34,7 @@ from datasette_vec_gemini.sqlalchemy import (
     search_entities,
     semantic,
 )
+from datasette_vec_gemini.vectors import pack
 
 DIMENSIONS = 8
 _random = random.Random(3)
@@ -332,9 +334,47 @@ def test_k_is_a_whole_number_from_one(k):
 def test_a_cached_statement_forgets_nothing_of_its_types():
     engine = create_engine("sqlite://")
     zeros = [0.0] * DIMENSIONS
+    plain = Vector(DIMENSIONS)
+    with engine.connect() as connection:
+        connection.execute(select(sa.literal(zeros, plain)))
+        of_directions = plain.of_metric("cosine")
+        with pytest.raises(sa.exc.StatementError, match="all zeros"):
+            connection.execute(select(sa.literal(zeros, of_directions)))
+        assert "nonzero=True" in repr(of_directions)
     with engine.connect() as connection:
         for _ in range(2):
             connection.execute(select(sa.literal(zeros, Vector(DIMENSIONS))))
             with pytest.raises(sa.exc.StatementError, match="all zeros"):
                 connection.execute(select(sa.literal(zeros, Vector(DIMENSIONS, nonzero=True))))
+    engine.dispose()
+
+
+def test_a_vector_is_written_out_where_a_statement_is():
+    statement = select(sa.literal(VECTORS[1], Vector(DIMENSIONS)))
+    engine = create_engine("sqlite://")
+    written = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
+    with engine.connect() as connection:
+        assert connection.execute(text(written)).scalar_one() == pack(VECTORS[1])
+    engine.dispose()
+    on_postgres = str(
+        select(sa.literal([1.5, -2.0], Vector(2))).compile(
+            dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
+        )
+    )
+    assert "'[1.5,-2]'" in on_postgres
+    with pytest.raises(sa.exc.CompileError) as caught:
+        select(sa.literal([1.0], Vector(3))).compile(engine, compile_kwargs={"literal_binds": True})
+    assert "3 dimensions" in str(caught.value.__cause__)
+
+
+def test_parameters_are_bytes_that_errors_can_carry_elsewhere(path):
+    engine = create_engine(f"sqlite:///{path}")
+    table = Table("kept", MetaData(), Column("id", Integer, primary_key=True), Column("e", Vector(DIMENSIONS)))
+    table.create(engine)
+    row = {"id": 1, "e": np.ones(DIMENSIONS, dtype=np.float32)}
+    with engine.begin() as connection:
+        connection.execute(table.insert(), row)
+    with engine.connect() as connection, pytest.raises(sa.exc.IntegrityError) as caught:
+        connection.execute(table.insert(), row)
+    assert pickle.loads(pickle.dumps(caught.value)).params == (1, row["e"].tobytes())
     engine.dispose()

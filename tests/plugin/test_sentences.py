@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+import time
 
 import pytest
 from fake_gemini import KEY, FakeGemini
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from datasette_vec_gemini import Access, Query, connect, create_index, find_index, load_embedder, sync
 from datasette_vec_gemini.browsing import browse
+from datasette_vec_gemini.plugin import finding
 from datasette_vec_gemini.plugin.sentences import Sentences, sentences
 from datasette_vec_gemini.searching import embed
 
@@ -76,6 +78,26 @@ async def test_the_page_marks_it_beside_the_words_and_its_twins_do_not(site, tmp
     for form in ("json", "csv"):
         assert "<u" not in (await datasette.client.get(f"/library/-/vec/docs.{form}?q=parse+a+date")).text
     assert not re.search(MARKED, (await datasette.client.get("/library/-/vec/docs?q=parse+a+date&mode=keyword")).text)
+
+
+@pytest.mark.asyncio
+async def test_a_search_of_several_indexes_does_not_take_itself_for_a_crowd(site, tmp_path, build, monkeypatch) -> None:
+    scripts = [SCRIPT.replace("with strptime.", f"with strptime, part {n}.") for n in range(4)]
+    files = [build(tmp_path / f"library{n}.db", script, columns=["body"]) for n, script in enumerate(scripts)]
+    datasette = site(*files)
+
+    def slow(*arguments, **options):
+        time.sleep(0.03)
+        return browse(*arguments, **options)
+
+    monkeypatch.setattr(finding, "browse", slow)
+    for _ in range(50):
+        page = (await datasette.client.get("/-/vec?q=parse+a+date")).text
+        found = [re.search(MARKED, group) is not None for group in page.split("<article>")[1:] if "gardener" in group]
+        if all(found):
+            break
+        await asyncio.sleep(0.05)
+    assert found == [True] * 4
 
 
 async def told(own, index, query, found, access=NOBODY):
