@@ -36,6 +36,8 @@ def connect(
     if str(path) == ":memory:":
         return _opened(":memory:", require_vec=require_vec)
     file = Path(path)
+    if file.is_dir():  # as the empty path is
+        raise DatabaseUnavailable(f"{file.name or '.'!r} is a directory: name the database file")
     if not create and not file.exists():
         raise DatabaseUnavailable(f"there is no file {file.name!r} at that path: check it")
     uri = f"file:{quote(os.fsencode(file.absolute()))}?mode={'ro' if read_only else 'rwc' if create else 'rw'}"

@@ -27,7 +27,7 @@ def read_queries(path: Path) -> dict[str, str]:
         try:
             query = json.loads(line)
             queries[str(query["_id"])] = str(query["text"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, RecursionError, TypeError) as error:
             raise UsageError(f"{path.name}, line {number}: expected an object with _id and text ({error})") from error
     return queries
 

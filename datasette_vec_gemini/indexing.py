@@ -10,7 +10,7 @@ from . import embedders
 from .chunking import placeholders, respell
 from .domain import Embedder, Estimate, Index, Quantize, SyncReport
 from .driver import sqlite3
-from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName
+from .errors import ColumnNotFound, ExtensionUnavailable, IndexExists, InvalidKey, InvalidName, shown
 from .store import counting, generations, reading, registry, source, writing
 from .store.transactions import mapped_errors, refuse_open_transaction, transaction
 from .syncing import OnProgress, Stop, sync
@@ -77,7 +77,8 @@ def plan_index(
         found = source.find(conn, table)
         named = [*columns, *(placeholders(template) if template else ())]
         if not named:
-            raise ColumnNotFound(f"no column of {found.name!r} was named: choose from {', '.join(found.columns)}")
+            what = "no column" if template is None else f"template {shown(template)} has no {{column}}: none"
+            raise ColumnNotFound(f"{what} of {found.name!r} was named: choose from {', '.join(found.columns)}")
         if key and not found.is_view:
             raise InvalidKey(f"{found.name!r} is a table and has its own key, {_spelled(found)}: leave the key out")
         index = Index(

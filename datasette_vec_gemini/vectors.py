@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InvalidVector, shown
+from .errors import InvalidSetting, InvalidVector, shown
 
 Vector = NDArray[np.float32]
 
@@ -61,6 +61,12 @@ def normalise(vectors: ArrayLike, *, dimensions: int) -> Vector:
         raise InvalidVector("a vector is all zeros and has no direction")
     unit: Vector = (array / lengths).astype(np.float32)
     return unit
+
+
+def check_dimensions(dimensions: object) -> None:
+    """Raise InvalidSetting unless a column can have vectors of so many numbers."""
+    if type(dimensions) is not int or dimensions < 1:
+        raise InvalidSetting(f"dimensions={shown(dimensions)}: a vector has a whole number of them, from 1")
 
 
 def checked(value: Any, dimensions: int, *, nonzero: bool | Callable[[], bool] = False) -> Vector:

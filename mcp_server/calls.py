@@ -36,7 +36,9 @@ def explaining(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
             raise
         except sqlite3.Error as error:
             _log.exception("SQLite failed in a tool")
-            raise ToolError("SQLite could not do this; the log of the server says why. Try once more") from error
+            raise ToolError(
+                "SQLite could not do this; the log of the server says why, and `datasette vec verify` what is damaged"
+            ) from error
         except Exception as error:
             _log.exception("A tool failed")
             raise ToolError("this failed for a reason that nobody foresaw; the log of the server says more") from error

@@ -213,6 +213,12 @@ BAD = {
         1,
         "rebuild the index with `datasette vec rebuild DB foreign",
     ),
+    "no path": (["status", ""], 1, "'.' is a directory: name the database file"),
+    "a directory": (["search", "/tmp", "x"], 1, "'tmp' is a directory"),
+    "a memory without a path": (["mcp", ""], 1, "is a directory"),
+    "a demo of less than nothing": (["demo", "DB", "--limit", "-1"], 2, "-1 is not in the range x>=1"),
+    "bytes that are no text": (["index", "DB", "caf\udce9", "-c", "x"], 2, "is not UTF-8: write it as text"),
+    "a template without a column": (["index", "DB", "docs", "--template", "{title"], 2, "'{title' has no {column}"),
     "missing file": (["search", "nowhere/nothing.db", "x"], 1, "there is no file 'nothing.db'"),
     "queries that are missing": (
         ["eval", "DB", "docs", "--queries", "none.jsonl", "--qrels", "none.tsv"],
@@ -252,6 +258,20 @@ def test_a_file_that_is_no_database_is_said_to_be_one_and_left_alone(run, path):
 def test_a_database_without_an_index_says_how_to_make_one(run, table):
     for command in (["search", "DB", "x"], ["status", "DB"], ["sync", "DB"], ["verify", "DB"]):
         assert "datasette vec index DB TABLE -c COLUMN" in run(*command, code=2).stderr
+
+
+def test_a_row_of_the_registry_that_cannot_be_read_is_named(run, indexed, table):
+    table.execute("update _vec_indexes set columns = '[title'")
+    table.commit()
+    for command in (["search", "DB", "x"], ["status", "DB"], ["sync", "DB"], ["verify", "DB"]):
+        assert "the row of index 'docs' in _vec_indexes is damaged" in run(*command, code=1).stderr
+
+
+def test_a_query_of_brackets_alone_is_refused_with_its_line(run, indexed, tmp_path):
+    (queries := tmp_path / "queries.jsonl").write_text("[" * 100_000)
+    (qrels := tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    refused = run("eval", "DB", "docs", "--queries", str(queries), "--qrels", str(qrels), code=2)
+    assert "queries.jsonl, line 1" in refused.stderr
 
 
 def test_several_indexes_have_to_be_told_apart(run, indexed, table):

@@ -12,7 +12,7 @@ import click
 from mcp_server.cli import mcp
 
 from ..driver import sqlite3
-from ..errors import VecError
+from ..errors import UsageError, VecError
 from ..printing import print_error
 from . import asking, making, trying
 
@@ -28,6 +28,9 @@ class _Group(click.Group):
         except VecError as error:
             print_error(error)
             ctx.exit(error.exit_code)
+        except UnicodeEncodeError as error:  # of bytes that Python took for text as well as it could
+            print_error(f"{error.object!a} on the command line is not UTF-8: write it as text")
+            ctx.exit(UsageError.exit_code)
         except sqlite3.Error as error:
             print_error(f"SQLite says: {error}; `datasette vec verify DB` may tell more")
             ctx.exit(1)

@@ -34,7 +34,7 @@ def doctor() -> None:
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default="demo.db")
 @click.option("--no-serve", is_flag=True, help="End after the sample searches instead of starting Datasette.")
-@click.option("--limit", type=int, help="Only the first so many rows.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows.")
 @click.option("--port", type=int, default=8001, show_default=True, help="Where Datasette listens.")
 @click.pass_context
 def demo(ctx: click.Context, path: Path, no_serve: bool, limit: int | None, port: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peewee import SQL, ColumnBase, Field, Node
 
 from ..errors import InvalidSetting, InvalidVector
-from ..vectors import Vector, checked
+from ..vectors import Vector, check_dimensions, checked
 from .dialects import Dialect, bound_database, dialect_of
 from .index import VectorSchemaManager, indexes_of
 
@@ -29,8 +29,7 @@ class VectorField(Field):
     def __init__(self, dimensions: int, **options: Any) -> None:
         if options.get("index") or options.get("unique"):
             raise InvalidSetting("a vector has no order to index it by: add_index(VectorIndex(...)) to the model")
-        if dimensions < 1:
-            raise InvalidSetting(f"dimensions={dimensions}: a vector has at least one")
+        check_dimensions(dimensions)
         self.dimensions = dimensions
         super().__init__(**options)
 

@@ -10,6 +10,7 @@ from peewee import CTE, SCOPE_COLUMN, SQL, Join, ModelAlias, ModelSelect, Node
 
 from ..errors import InvalidQuery, shown
 from ..vector_index import ALL_ROWS, whole
+from ..vector_index.candidates import DISTANCES
 from ..vectors import checked
 from .dialects import base, bound_database, dialect_of
 from .fields import Distance, VectorField
@@ -33,6 +34,8 @@ def nearest(field: VectorField, vector: Any, k: int = 10, *, metric: str | None 
     """
     if not isinstance(getattr(field, "field", field), VectorField):  # an alias has its field
         raise InvalidQuery(f"{shown(field)} is no VectorField: nearest(Document.embedding, vector)")
+    if metric not in {None, *DISTANCES}:
+        raise InvalidQuery(f"metric is {shown(metric)}; it can be {', '.join(DISTANCES)}")
     wanted = whole(k)
     indexes = [index for index in indexes_of(field) if metric in {None, index.metric}]
     if len(indexes) > 1:

@@ -38,6 +38,8 @@ def semantic(
     writes. Raises ColumnNotFound, InvalidKey, InvalidName.
     """
     meta = model._meta
+    if isinstance(columns, str):
+        raise UsageError(f"columns is {shown(columns)}: give a list of them")
     named = [field if isinstance(field, str) else field.name for field in columns]
     found = {each: _column(model, each) for each in (*named, *(placeholders(template) if template else ()))}
     if not found:

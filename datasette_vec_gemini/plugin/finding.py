@@ -46,6 +46,8 @@ _T = TypeVar("_T")
 NOT_FOUND = "There is no such index, or you may not view its table"
 _INTERRUPTED = ("interrupted", "chunks iter error", "SQL logic error", "Could not extract")
 """What SQLite says when a time limit stops it, and sqlite-vec in its place."""
+_DAMAGED = re.compile(r"vectors? blob|BLOB length|Error (?:reading|opening)")
+"""What sqlite-vec says of vectors that are not as it left them."""
 _LOST = re.compile(r"no such table: (?:main\.)?_vec_(\w+)_\d+_\w+")
 
 
@@ -184,6 +186,10 @@ async def limited(
             raise DatabaseUnavailable(
                 f"a table of index {lost[1]!r} is gone: run "
                 f"`datasette vec verify {Path(db.path or 'DB').name} {lost[1]} --repair`"
+            )
+        if isinstance(raised, sqlite3.DatabaseError) and _DAMAGED.search(str(raised)):
+            raise DatabaseUnavailable(
+                f"an index is damaged: run `datasette vec verify {Path(db.path or 'DB').name} --repair`"
             )
         raise raised
 

@@ -33,7 +33,7 @@ async def similar_page(datasette: Datasette, request: Request) -> Response:
             raise InvalidQuery("key is missing: write ?key= and the key of a row as its address has it")
         window = Query(
             "similar",
-            k=read_integer(request, "_size", settings.page_size),
+            k=read_integer(request, "_size", settings.page_size, least=1),
             mode="semantic",
             filters=read_filters(pairs, RESERVED),
             offset=read_integer(request, "_next", 0),

@@ -164,7 +164,7 @@ def read_query(request: Request, pairs: page.Pairs, settings: config.Settings) -
         return None
     return Query(
         text,
-        k=read_integer(request, "_size", settings.page_size),
+        k=read_integer(request, "_size", settings.page_size, least=1),
         mode=cast("Mode", request.args.get("mode") or settings.mode),
         filters=read_filters(pairs),
         offset=read_integer(request, "_next", 0),
@@ -184,9 +184,11 @@ def read_filters(pairs: page.Pairs, reserved: frozenset[str] = page.RESERVED) ->
     return filters
 
 
-def read_integer(request: Request, name: str, default: int) -> int:
+def read_integer(request: Request, name: str, default: int, *, least: int = 0) -> int:
     """A parameter that is a whole number. Raises InvalidQuery."""
     text = request.args.get(name)
     if text and not re.fullmatch(r"-?[0-9]{1,9}", text):
         raise InvalidQuery(f"{name} is {text[:40]!r}; it must be a whole number of at most nine digits")
+    if text and int(text) < least:
+        raise InvalidQuery(f"{name} is {int(text)}; it can be {least} or more")
     return int(text) if text else default

@@ -49,6 +49,8 @@ def semantic(
     Raises ColumnNotFound, InvalidKey, InvalidName.
     """
     mapper = _mapper(entity)
+    if isinstance(columns, str):
+        raise UsageError(f"columns is {shown(columns)}: give a list of them")
     named = [attribute if isinstance(attribute, str) else attribute.key for attribute in columns]
     found = {each: _column(mapper, each) for each in (*named, *(placeholders(template) if template else ()))}
     tables = {column.table for column in found.values()}

@@ -14,10 +14,10 @@ from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-from ..errors import InvalidSetting, InvalidVector
+from ..errors import InvalidVector
 from ..vector_index.candidates import DISTANCES, present
 from ..vectors import Vector as Array
-from ..vectors import as_blob, checked, unpack
+from ..vectors import as_blob, check_dimensions, checked, unpack
 
 
 class StoredVector(UserDefinedType[Any]):
@@ -137,8 +137,7 @@ class Vector(TypeDecorator[list[float]]):
     cache_ok = True
 
     def __init__(self, dimensions: int, nonzero: bool = False) -> None:  # noqa: FBT001, FBT002
-        if dimensions < 1:
-            raise InvalidSetting(f"dimensions={dimensions}: a vector has at least one")
+        check_dimensions(dimensions)
         super().__init__(dimensions, nonzero)
         self.dimensions = dimensions
         self.nonzero = nonzero

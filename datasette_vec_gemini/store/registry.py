@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ..domain import Index, KeyColumn
 from ..driver import sqlite3
-from ..errors import IndexNotFound, shown
+from ..errors import DatabaseUnavailable, IndexNotFound, shown
 from ..migrating import migrations
 from ..schema import in_main, quote_identifier
 from . import source
@@ -98,15 +98,18 @@ def _select(conn: sqlite3.Connection, where: str, values: list[object]) -> Itera
     names = [description[0] for description in cursor.description]
     for values_of_row in cursor.fetchall():
         row = dict(zip(names, values_of_row, strict=True))
-        index = Index(
-            **row
-            | {
+        try:
+            read = {
                 "is_view": bool(row["is_view"]),
                 "columns": tuple(json.loads(row["columns"])),
                 "filter_columns": tuple(json.loads(row["filter_columns"])),
                 "key": tuple(KeyColumn(**column) for column in json.loads(row["key"])),
             }
-        )
+        except (TypeError, ValueError) as error:
+            raise DatabaseUnavailable(
+                f"the row of index {shown(row['name'])} in _vec_indexes is damaged: restore a backup of the file"
+            ) from error
+        index = Index(**row | read)
         yield index if has_table(conn, index.table) else _renamed(conn, index)
 
 

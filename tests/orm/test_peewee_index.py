@@ -400,7 +400,7 @@ def test_a_vector_equals_a_vector(db):
 def test_an_ordinary_index_on_a_vector_is_refused():
     with pytest.raises(InvalidSetting, match=r"add_index\(VectorIndex"):
         VectorField(dimensions=3, index=True)
-    with pytest.raises(InvalidSetting, match="dimensions=0: a vector has at least one"):
+    with pytest.raises(InvalidSetting, match="dimensions=0: a vector has a whole number of them"):
         VectorField(dimensions=0)
 
 

@@ -21,7 +21,7 @@ from peewee_documents import (
     store,
 )
 
-from datasette_vec_gemini.errors import InvalidVector
+from datasette_vec_gemini.errors import InvalidQuery, InvalidVector
 from datasette_vec_gemini.peewee import VectorField, nearest
 
 __all__ = ["db", "expect", "opened", "store"]
@@ -243,3 +243,8 @@ def test_a_filter_may_name_any_table(db, expect, name):
         expected = expect(5, only=lambda row: 7 <= row.id < 40)
         assert found(search().where(Document.id.in_(Marked.select(Marked.document)))) == expected
         assert found(search().join(Marked)) == expected
+
+
+def test_a_metric_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(InvalidQuery, match="metric is 'hamming'; it can be cosine, l2, inner_product"):
+        nearest(Document.embedding, QUERY, metric="hamming")

@@ -344,6 +344,7 @@ def test_a_class_that_wants_other_columns_than_the_index_has_is_told_so(open_doo
     [
         ({"columns": ["titel"]}, ColumnNotFound, "'titel'; it has .*title"),
         ({"columns": []}, ColumnNotFound, "Document: name"),
+        ({"columns": "title"}, UsageError, "columns is 'title': give a list of them"),
         ({"name": "not a name"}, InvalidName, "not a name"),
         ({"quantize": "half"}, InvalidSetting, "half"),
     ],

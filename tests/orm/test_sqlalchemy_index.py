@@ -331,6 +331,9 @@ def broken(**columns):
             "needs a key of integers or of text",
         ),
         (lambda: Vector(0), InvalidSetting, "dimensions=0"),
+        (lambda: Vector("3"), InvalidSetting, "dimensions='3': a vector has a whole number of them"),
+        (lambda: Vector(3.5), InvalidSetting, "dimensions=3.5"),
+        (lambda: Vector(True), InvalidSetting, "dimensions=True"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(make, error, message):

@@ -67,7 +67,7 @@ async def test_the_page_asks_nothing_by_itself_and_lists_what_there_is(site, lib
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("parameters", "message"), [("_size=0", "k is 0"), ("mode=best", "mode is 'best'"), ("_next=x", "_next is 'x'")]
+    ("parameters", "message"), [("_size=0", "_size is 0"), ("mode=best", "mode is 'best'"), ("_next=x", "_next is 'x'")]
 )
 async def test_a_wrong_request_is_refused_with_the_reason(site, library, parameters, message) -> None:
     datasette = site(library)
@@ -190,3 +190,19 @@ async def test_links_keep_the_base_url(site, library) -> None:
     links = [address(page, "All hits of docs"), address(page, "json"), *hrefs(page)]
     assert all(link.startswith("/under/") for link in links)
     assert 'action="/under/-/vec"' in page
+
+
+@pytest.mark.asyncio
+async def test_vectors_that_something_else_has_cut_name_the_same_remedy(site, library, zoo) -> None:
+    with closing(connect(library)) as conn:
+        conn.execute("update _vec_docs_1_chunks set embedding = x'00'")
+        conn.commit()
+    datasette = site(library, zoo)
+    damaged, whole = (await datasette.client.get("/-/vec.json?q=parse")).json()["groups"]
+    remedy = "datasette vec verify library.db --repair"
+    assert damaged["error"] == f"an index is damaged: run `{remedy}`"
+    assert whole["hits"]
+    assert (await datasette.client.get("/library/-/vec/docs?q=parse")).status_code == 503
+    repaired = CliRunner().invoke(vec, ["verify", str(library), "--repair"])
+    assert repaired.exit_code == 0, repaired.output
+    assert (await datasette.client.get("/library/-/vec/docs.json?q=parse&mode=semantic")).json()["hits"]

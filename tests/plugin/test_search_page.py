@@ -270,11 +270,11 @@ async def test_no_text_of_a_visitor_or_a_row_becomes_markup(site, tmp_path, buil
     ("parameters", "message"),
     [
         ("mode=best", "mode is 'best'"),
-        ("_size=0", "k is 0"),
+        ("_size=0", "_size is 0"),
         ("_size=1001", "k is 1001"),
         ("_size=ten", "_size is 'ten'"),
         ("_size=" + "9" * 5_000, "_size is '999"),
-        ("_next=-1", "offset is -1"),
+        ("_next=-1", "_next is -1"),
         ("_next=x", "_next is 'x'"),
         ("_next=1000", "ranked to a depth of 1,000"),
         ("colour=red", "has no column 'colour'"),

@@ -83,7 +83,7 @@ async def test_pages_show_every_other_row_once(site, library) -> None:
         ("?key=1,2", 404, "has no row with the key"),
         ("?key=%00", 404, "has no row with the key"),
         ("?key=26", 404, "has no vector"),
-        ("?key=1&_size=0", 400, "k is 0"),
+        ("?key=1&_size=0", 400, "_size is 0"),
         ("?key=1&colour=red", 400, "has no column 'colour'"),
     ],
 )
