@@ -214,7 +214,7 @@ BAD = {
         "rebuild the index with `datasette vec rebuild DB foreign",
     ),
     "no path": (["status", ""], 1, "'.' is a directory: name the database file"),
-    "a directory": (["search", "/tmp", "x"], 1, "'tmp' is a directory"),
+    "a directory": (["search", "..", "x"], 1, "'..' is a directory"),
     "a memory without a path": (["mcp", ""], 1, "is a directory"),
     "a demo of less than nothing": (["demo", "DB", "--limit", "-1"], 2, "-1 is not in the range x>=1"),
     "bytes that are no text": (["index", "DB", "caf\udce9", "-c", "x"], 2, "is not UTF-8: write it as text"),

@@ -21,24 +21,19 @@ from ..vectors import as_blob, check_dimensions, checked, unpack
 
 
 class StoredVector(UserDefinedType[Any]):
-    """How a database holds the vectors of a column; `Vector` chooses one."""
+    """How a database holds the vectors of a column: `stored` makes a parameter of a checked one, `literal` SQL of that.
+
+    `Vector` chooses one.
+    """
 
     cache_ok = True
+    stored: ClassVar[staticmethod[[Array], Any]]
+    literal: ClassVar[staticmethod[[Any], str]]
 
     # SQLAlchemy copies types, and tells them apart in its cache of statements, by arguments that have a position.
     def __init__(self, dimensions: int, nonzero: bool = False) -> None:  # noqa: FBT001, FBT002
         self.dimensions = dimensions
         self.nonzero = nonzero
-
-    @staticmethod
-    def stored(vector: Array) -> Any:
-        """A checked vector as the parameter of a statement."""
-        raise NotImplementedError
-
-    @staticmethod
-    def literal(stored: Any) -> str:
-        """What is stored as a literal."""
-        raise NotImplementedError
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
         """What raises InvalidVector for a value that is no such vector."""
@@ -56,11 +51,7 @@ class PackedVector(StoredVector):
     """The BLOB that SQLite holds."""
 
     stored = staticmethod(as_blob)
-
-    @staticmethod
-    def literal(stored: bytes) -> str:
-        """As SQLite writes a BLOB."""
-        return f"x'{stored.hex()}'"
+    literal = staticmethod(lambda blob: f"x'{blob.hex()}'")
 
     def get_col_spec(self, **_: Any) -> str:
         """The type in DDL."""
