@@ -13,10 +13,8 @@ from .domain import Embedder, Estimate, Index, Mode, Quantize, Query, SyncReport
 from .driver import sqlite3
 from .errors import (
     BudgetReached,
-    ConfirmationNeeded,
     DatabaseUnavailable,
     EmbedderError,
-    FingerprintMismatch,
     QuotaReached,
     ServiceUnavailable,
     VecError,
@@ -84,7 +82,7 @@ def sync_one(
 def sync_all(
     conn: sqlite3.Connection, chosen: Sequence[Index], consent: Consent, *, full: bool = False, is_quiet: bool = False
 ) -> tuple[list[SyncReport], list[VecError]]:
-    """Sync indexes and collect what stopped some of them: the text stage of the others is done all the same.
+    """Sync indexes and collect what stopped some of them: the others are synced, or their text stage is, all the same.
 
     Once a service or a budget has given out nothing more is spent on any of them.
     """
@@ -92,7 +90,7 @@ def sync_all(
     for each in chosen:
         try:
             reports.append(sync_one(conn, each, consent, full=full, is_quiet=is_quiet))
-        except (EmbedderError, ConfirmationNeeded, FingerprintMismatch) as error:
+        except VecError as error:
             if error not in errors:
                 errors.append(error)
             if isinstance(error, BudgetReached | QuotaReached | ServiceUnavailable):
@@ -120,10 +118,7 @@ def watch_once(
     """
     consent.require_cap(chosen)
     consent.stopped_by = None
-    try:
-        _, errors = sync_all(conn, chosen, consent, full=full, is_quiet=is_quiet)
-    except DatabaseUnavailable as error:
-        errors = [error]
+    _, errors = sync_all(conn, chosen, consent, full=full, is_quiet=is_quiet)
     for each in errors:
         if isinstance(each, DatabaseUnavailable | ServiceUnavailable):
             print_aside(f"Trying again: {each}")

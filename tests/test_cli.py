@@ -260,6 +260,22 @@ def test_a_database_without_an_index_says_how_to_make_one(run, table):
         assert "datasette vec index DB TABLE -c COLUMN" in run(*command, code=2).stderr
 
 
+def test_an_index_whose_table_is_gone_does_not_stop_the_others(run, indexed, table):
+    create_index(table, "others", table='a"b', columns=['b"c'], embedder="hashing")
+    table.execute("drop table docs")
+    table.commit()
+    for command, told in (
+        (["sync", "DB"], "Synced others: 1 document read"),
+        (["status", "DB"], "others"),
+        (["verify", "DB"], "others: all checks hold"),
+    ):
+        result = run(*command, code=2)
+        assert told in result.stdout
+        assert result.stderr.startswith("Error: ")
+        assert "docs" in result.stderr
+    assert [each["name"] for each in json.loads(run("status", "DB", "--json", code=2).stdout)] == ["others"]
+
+
 def test_a_row_of_the_registry_that_cannot_be_read_is_named(run, indexed, table):
     table.execute("update _vec_indexes set columns = '[title'")
     table.commit()

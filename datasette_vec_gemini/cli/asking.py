@@ -11,9 +11,11 @@ import click
 
 from .. import checking, evaluating, searching, spending
 from ..budget import ledger_of
+from ..checking import Status
 from ..connection import connect
 from ..consent import Consent, spending_options
 from ..domain import MODES, Mode, Query
+from ..errors import VecError
 from ..keys import key_from_path
 from ..lookup import find_key
 from ..printing import print_hits, print_json, print_status
@@ -76,12 +78,18 @@ def similar(db: Path, name: str, key: str, k: int, offset: int, filters: Sequenc
 def status(db: Path, as_json: bool) -> None:
     """Say of every index what is indexed, pending, failed and empty."""
     with closing(connect(db, read_only=True, require_vec=False)) as conn:
-        found = [checking.status(conn, each) for each in options.chosen(conn, ())]
+        found, errors = list[Status](), list[VecError]()
+        for each in options.chosen(conn, ()):
+            try:
+                found.append(checking.status(conn, each))
+            except options.OF_ONE_INDEX as error:
+                errors.append(error)
     if as_json:
         print_json([each.to_dict() for each in found])
-        return
-    for each in found:
-        print_status(each)
+    else:
+        for each_status in found:
+            print_status(each_status)
+    options.finish(errors=errors)
 
 
 @click.command(name="eval")

@@ -11,9 +11,11 @@ from pathlib import Path
 import click
 
 from .. import indexing, spending
+from ..checking import Problem
 from ..connection import connect
 from ..consent import Consent, paid, remedy, spending_options
 from ..domain import Quantize, SyncReport
+from ..errors import VecError, counted
 from ..printing import print_estimate, print_json, print_report
 from ..store import registry
 from . import options
@@ -114,10 +116,13 @@ def estimate(db: Path, name: str, embedder: str | None, as_json: bool) -> None:
 def verify(db: Path, indexes: Sequence[str], repair: bool, yes: bool, max_usd: float | None, as_json: bool) -> None:
     """Prove indexes against their tables; exit code 1 if anything is wrong and not mended."""
     with closing(connect(db, read_only=not repair, require_vec=False)) as conn:
-        consent = Consent(db=db, yes=yes, max_usd=max_usd)
-        found = {
-            each.name: spending.verify(conn, each, consent, repair=repair) for each in options.chosen(conn, indexes)
-        }
+        consent, errors = Consent(db=db, yes=yes, max_usd=max_usd), list[VecError]()
+        found: dict[str, list[Problem]] = {}
+        for each in options.chosen(conn, indexes):
+            try:
+                found[each.name] = spending.verify(conn, each, consent, repair=repair)
+            except options.OF_ONE_INDEX as error:
+                errors.append(error)
     if as_json:
         print_json(
             {
@@ -127,12 +132,13 @@ def verify(db: Path, indexes: Sequence[str], repair: bool, yes: bool, max_usd: f
         )
     else:
         for name, problems in found.items():
-            click.echo(f"{name}: {'all checks hold' if not problems else f'{len(problems)} problems'}")
+            click.echo(f"{name}: {counted(len(problems), 'problem') if problems else 'all checks hold'}")
             for problem in problems:
                 click.echo(f"  {problem.check}: {problem.text}{' (mended)' if problem.mended else ''}")
     wrong = any(not problem.mended for problems in found.values() for problem in problems)
     if wrong and not repair and not as_json:
         click.echo("Mend them with --repair.", err=True)
+    options.finish(errors=errors)
     sys.exit(int(wrong))
 
 

@@ -10,11 +10,13 @@ import click
 
 from ..domain import QUANTIZERS, Index, SyncReport
 from ..driver import sqlite3
-from ..errors import IndexNotFound, InvalidFilter, VecError, counted
+from ..errors import DatabaseUnavailable, IndexNotFound, InvalidFilter, UsageError, VecError, counted
 from ..printing import print_error
 from ..store import registry
 
 SOME_FAILED = 3
+OF_ONE_INDEX = (UsageError, DatabaseUnavailable)
+"""What may be wrong with one index of several, which the others go on without."""
 
 database = click.argument("db", type=click.Path(path_type=Path))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
