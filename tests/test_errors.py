@@ -213,7 +213,7 @@ def test_connecting_to_what_is_no_database_is_mapped_too(tmp_path, file):
     assert str(caught.value) == NO_DATABASE
     with pytest.raises(DatabaseUnavailable) as caught:
         connect(tmp_path)
-    assert str(caught.value) == NOT_OPENED
+    assert str(caught.value) == f"{tmp_path.name!r} is a directory: name the database file"
 
 
 class WithoutExtensions(sqlite3.Connection):

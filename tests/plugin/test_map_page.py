@@ -161,7 +161,7 @@ async def test_a_colour_of_the_legend_leads_to_its_points(site, library) -> None
         ("_color=nothing", "'nothing' is no column"),
         ("colour=red", "has no column 'colour'"),
         ("_size=0", "_size can be 1 to 1,000"),
-        ("_next=-1", "these are 50 and -1"),
+        ("_next=-1", "_next is -1; it can be 0 or more"),
         ("_size=x", "_size is 'x'"),
         ("q=x&mode=best", "mode is 'best'"),
     ],
