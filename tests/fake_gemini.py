@@ -545,6 +545,20 @@ class _Server(ThreadingHTTPServer):
             thread.join(5)
 
 
+_ports: set[int] = set()
+
+
+def _server(fake: "FakeGemini", port: int) -> _Server:
+    """On a port that no other fake of this process had, where it may choose.
+
+    The product remembers by key and address what an account has used, and which limits the service told.
+    """
+    while (server := _Server(fake, port)).server_address[1] in _ports and not port:
+        server.server_close()
+    _ports.add(server.server_address[1])
+    return server
+
+
 class FakeGemini:
     """A context manager; what went wrong inside the fake itself is raised when it closes."""
 
@@ -583,7 +597,7 @@ class FakeGemini:
         self._spaces: dict[tuple[str, int], _Directions] = {}
 
     def __enter__(self) -> Self:
-        self._servers = (_Server(self, self._port), _Server(self, 0))
+        self._servers = (_server(self, self._port), _Server(self, 0))
         self.url, self._elsewhere = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
         self._threads = [
             threading.Thread(target=server.accept, name="fake-gemini", daemon=True) for server in self._servers
