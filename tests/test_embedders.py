@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import datasette_vec_gemini
 from datasette_vec_gemini import load_embedder
-from datasette_vec_gemini.errors import UnknownEmbedder
+from datasette_vec_gemini.embedders.local import GROUP_TOKENS, MAX_TOKENS, _of_like_length
+from datasette_vec_gemini.errors import EmbeddingFailed, UnknownEmbedder
 
 PACKAGE = Path(datasette_vec_gemini.__file__).parent
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -177,6 +178,42 @@ def test_local_gives_threads_the_same_vectors(local):
             np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+@given(st.lists(st.integers(2, MAX_TOKENS)))
+def test_local_takes_each_text_once_and_a_bounded_number_of_tokens_at_a_time(lengths):
+    groups = list(_of_like_length(lengths))
+    assert sorted(position for group in groups for position in group) == list(range(len(lengths)))
+    assert all(len(group) * max(lengths[position] for position in group) <= GROUP_TOKENS for group in groups)
+
+
+def test_local_embeds_when_the_main_thread_has_ended(run):
+    program = """
+        import atexit, threading, time
+        from datasette_vec_gemini import load_embedder
+
+        local = load_embedder("local")
+        texts = ["fish " * 200, "bird " * 200]
+        expected = local.embed_documents(texts).tobytes()
+
+        def late():
+            threading.main_thread().join()
+            print(local.embed_documents(texts).tobytes() == expected)
+
+        threading.Thread(target=late).start()
+        atexit.register(lambda: print(local.embed_documents(texts).tobytes() == expected))
+    """
+    assert run(program).stdout.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("error", [EmbeddingFailed, IndexError, KeyboardInterrupt])
+def test_local_raises_what_goes_wrong_on_a_thread(local, monkeypatch, error):
+    def refuse(token_ids):
+        raise error("no")
+
+    monkeypatch.setattr(local, "_run", refuse)
+    with pytest.raises(error):
+        local.embed_documents(["fish " * 200, "bird " * 200])
+
+
 @pytest.mark.parametrize(
     ("text", "paraphrase", "unrelated"),
     [
@@ -205,7 +242,7 @@ def test_local_takes_no_processor_once_it_has_answered(run):
 
         print(min(used_after_a_question() for _ in range(10)))
     """
-    assert float(run(program).stdout) < 0.005  # its threads would spin for 0.02
+    assert float(run(program).stdout) < 0.005  # threads of onnxruntime would spin for 0.02
 
 
 def test_local_reads_a_text_up_to_its_window_and_no_further(local):
