@@ -6,10 +6,11 @@ import json
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
-from datasette_vec_gemini import Query, VecError, key_from_path, key_to_path, search
+from datasette_vec_gemini import Query, VecError, key_from_path, key_to_path
 
 from .arguments import Question, strict
 from .calls import explaining, teller
@@ -52,11 +53,11 @@ def register_chatgpt(server: MCPServer[Any], library: Library) -> None:
     @explaining
     async def search_all(ctx: Context[Any], *, query: Question) -> Annotated[CallToolResult, Results]:
         found: list[tuple[float, Result]] = []
-        shelves, faults = await library.shelves(), []
+        shelves, faults = await library.shelves(), list[VecError | ToolError]()
         for shelf in shelves:
             try:
                 found += await _searched(library, shelf, query, ctx)
-            except VecError as error:  # one that is broken hides no other
+            except (VecError, ToolError) as error:  # one that is broken, or gone, hides no other
                 faults.append(error)
         if faults and len(faults) == len(shelves):
             raise faults[0]
@@ -100,11 +101,10 @@ def register_chatgpt(server: MCPServer[Any], library: Library) -> None:
 
 async def _searched(library: Library, shelf: Shelf, query: str, ctx: Context[Any]) -> list[tuple[float, Result]]:
     """The hits of one index with their scores."""
-    ready, _ = await library.embed(shelf, Query(query, k=MOST_HITS), teller(ctx))
-    hits = await library.read(shelf, lambda conn: search(conn, shelf.index, ready))
+    found = await library.search(shelf.name, Query(query, k=MOST_HITS), teller(ctx))
     return [
         (hit.score, Result(id=_id(shelf, hit.key), title=visible(hit.title), url=_url(shelf, hit.key, hit.row)))
-        for hit in hits
+        for hit in found.hits
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -94,7 +95,7 @@ def serve(
     """Serve DB over stdio, or over HTTP. A file that does not exist is made, as an empty memory for agents."""
     # First, and alone: it takes two seconds and more, and a model that is loaded beside it would slow it down.
     try:
-        from . import http
+        from . import http, stdio
         from .server import build_server
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "mcp":
@@ -130,9 +131,10 @@ def serve(
                 click.echo(
                     "Serving MCP over stdin and stdout; a client starts this, see `datasette vec mcp config`", err=True
                 )
-            # The SDK would wait for the next line of stdin. What is being done is lost as it is to any other death.
-            signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-            server.run("stdio")
+            # What is being done is lost as it is to any other death; the SDK would wait for the next line of stdin.
+            signal.signal(signal.SIGINT, _end)
+            signal.signal(signal.SIGTERM, _end)
+            asyncio.run(stdio.serve(server))
             return
         host, port = _parse_address(address)
         app = http.application(server, host=host, token=_token(token_file), allowed_hosts=hosts)
@@ -142,6 +144,16 @@ def serve(
         http.serve(app, listening)
     finally:
         library.close()
+
+
+def _end(number: int, _: object) -> None:
+    from . import stdio
+
+    stdio.give_back()
+    if number == signal.SIGINT:
+        os._exit(INTERRUPTED)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 @mcp.command()

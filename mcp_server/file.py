@@ -32,13 +32,16 @@ from datasette_vec_gemini import (
 )
 
 from .catching_up import SYNC_SECONDS, Refused, catch_up, catch_up_a_little
-from .library import Shelf, Tell
-from .models import READY_SECONDS, Models
+from .library import Found, Shelf, Tell, found
+from .lookup import choose
+from .models import READY_SECONDS, Models, StillLoading
 from .workers import Workers
 
 T = TypeVar("T")
 
 READERS = 3
+SEARCHERS = 6
+"""Some may be waiting for the answer of a service; who only reads has threads apart from them."""
 MEMORY = "documents"
 """The table, and the index, of a file that is made new."""
 BACKLOG_SECONDS = 2.0
@@ -66,6 +69,7 @@ class FileLibrary:
         self._ledger = ""
         self._is_closed = threading.Event()
         self._readers = Workers(READERS, "mcp-read", self._open_to_read)
+        self._searchers = Workers(SEARCHERS, "mcp-search", self._open_to_read)
         self._writer = Workers(1, "mcp-write", self._open_to_write)
         self._syncer = Workers(1, "mcp-sync", lambda: connect(path, require_vec=False))
 
@@ -103,7 +107,7 @@ class FileLibrary:
     def close(self) -> None:
         """End the threads, and with them their connections."""
         self._is_closed.set()
-        for each in (self._models, self._readers, self._writer, self._syncer):
+        for each in (self._models, self._readers, self._searchers, self._writer, self._syncer):
             each.close()
 
     @property
@@ -113,22 +117,43 @@ class FileLibrary:
 
     async def shelves(self) -> Sequence[Shelf]:
         """The indexes as they are now."""
-        found = await self._readers.do(indexes)
-        return [_shelf(index) for index in found if not self._only or index.name.lower() == self._only.lower()]
+        return await self._readers.do(self._shelves)
+
+    def _shelves(self, conn: sqlite3.Connection) -> list[Shelf]:
+        return [
+            Shelf(name=index.name, index=index, description=f"{', '.join(index.columns)} of table {index.table}")
+            for index in indexes(conn)
+            if not self._only or index.name.lower() == self._only.lower()
+        ]
+
+    async def search(self, name: str | None, query: Query, tell: Tell) -> Found:
+        """On one thread, from the name of the index to the hits: each step on one of its own would cost a switch.
+
+        While the model is being loaded, for words only.
+        """
+        if query.mode == "keyword":
+            return await self._readers.do(lambda conn: found(conn, choose(self._shelves(conn), name), query, []))
+
+        def work(conn: sqlite3.Connection, model: Embedder | VecError | None = None) -> Found:
+            shelf = choose(self._shelves(conn), name)
+            if model is None:
+                model = self._models.loaded(shelf.index.embedder)
+            if isinstance(model, VecError):
+                return found(conn, shelf, *by_words(query, model))
+            return found(conn, shelf, *embed_or_words(shelf.index, query, embedder=model, ledger=self._ledger))
+
+        try:
+            return await self._searchers.do(work)
+        except StillLoading as loading:  # nobody else's call waits for that
+            try:
+                model: Embedder | VecError = await self._models.ready(loading.specification, tell)
+            except VecError as error:
+                model = error
+        return await self._searchers.do(partial(work, model=model))
 
     async def read(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:  # noqa: ARG002 - one file
         """On one of the threads that only read."""
         return await self._readers.do(work)
-
-    async def embed(self, shelf: Shelf, query: Query, tell: Tell) -> tuple[Query, list[str]]:
-        """While the model is being loaded, for words only."""
-        if query.mode == "keyword":
-            return query, []
-        try:
-            model = await self._models.ready(shelf.index.embedder, tell)
-        except VecError as error:
-            return by_words(query, error)
-        return await asyncio.to_thread(partial(embed_or_words, shelf.index, query, embedder=model, ledger=self._ledger))
 
     async def write(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:  # noqa: ARG002 - one file
         """On the one thread that writes."""
@@ -165,10 +190,6 @@ class FileLibrary:
         conn = connect(self._path, require_vec=False)
         conn.execute("pragma foreign_keys = 1")
         return conn
-
-
-def _shelf(index: Index) -> Shelf:
-    return Shelf(name=index.name, index=index, description=f"{', '.join(index.columns)} of table {index.table}")
 
 
 def is_writable(path: Path) -> bool:

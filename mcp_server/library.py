@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
-from datasette_vec_gemini import Index, Query, key_to_path, sqlite3
+from datasette_vec_gemini import Hit, Index, Query, count_pending, key_to_path, search, sqlite3
 
 T = TypeVar("T")
 Tell = Callable[[float, float, str], None]
@@ -29,6 +29,24 @@ class Shelf:
         return f"doc://{key_to_path([self.name])}/{quote(key_to_path(key), safe='~')}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a search came to: `query` as it was asked in the end, and in `notes` why not as it was meant."""
+
+    shelf: Shelf
+    query: Query
+    hits: list[Hit]
+    pending: int
+    notes: list[str]
+
+
+def found(conn: sqlite3.Connection, shelf: Shelf, query: Query, notes: list[str]) -> Found:
+    """Search for a query that has its vector, or is for words only with a note why. Raises VecError."""
+    hits = search(conn, shelf.index, query)
+    pending = count_pending(conn, shelf.index)
+    return Found(shelf=shelf, query=query, hits=hits, pending=pending, notes=notes)
+
+
 class Library(Protocol):
     """Indexes, as one caller may use them. Everything raises VecError with words for the caller."""
 
@@ -41,12 +59,12 @@ class Library(Protocol):
         """The indexes that the caller may search."""
         ...
 
-    async def read(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something with a connection that only reads; cancelled, it is interrupted."""
+    async def search(self, name: str | None, query: Query, tell: Tell) -> Found:
+        """Search the index of that name, or the only one; by words where meaning cannot be had. Or ToolError."""
         ...
 
-    async def embed(self, shelf: Shelf, query: Query, tell: Tell) -> tuple[Query, list[str]]:
-        """The query with its vector, or for words only with the reason why."""
+    async def read(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with a connection that only reads; cancelled, it is interrupted."""
         ...
 
     async def write(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -16,7 +17,11 @@ Key = tuple[str | int | float | bytes, ...]
 
 async def find_shelf(library: Library, name: str | None) -> Shelf:
     """The index of that name, or the only one. Raises ToolError with the names there are."""
-    shelves = await library.shelves()
+    return choose(await library.shelves(), name)
+
+
+def choose(shelves: Sequence[Shelf], name: str | None) -> Shelf:
+    """The same, among these."""
     wanted = (name or "").lower()
     # In a library of several databases the name of an index is enough where only one has it.
     matching = [each for each in shelves if each.name.lower() == wanted]

@@ -19,6 +19,12 @@ READY_SECONDS = 8.0
 class StillLoading(VecError):
     """The model is not loaded yet; ask again."""
 
+    def __init__(self, specification: str) -> None:
+        self.specification = specification
+        super().__init__(
+            f"the model {specification} is still being loaded: ask again in some seconds, or with mode keyword"
+        )
+
 
 class Models:
     """Models by specification, each loaded once; `load` is how."""
@@ -47,6 +53,14 @@ class Models:
         for thread in self._threads:
             thread.join(seconds)
 
+    def loaded(self, specification: str) -> Embedder | VecError:
+        """The model, or why it cannot be loaded. One that is not there is loaded from now on. Raises StillLoading."""
+        future = self.warm(specification)
+        if not future.done():
+            raise StillLoading(specification)
+        error = future.exception()
+        return error if isinstance(error, VecError) else future.result()
+
     async def ready(self, specification: str, tell: Tell) -> Embedder:
         """The model, if it is there in time. Raises StillLoading, or why it cannot be loaded."""
         future, loop = self.warm(specification), asyncio.get_running_loop()
@@ -57,9 +71,7 @@ class Models:
                 tell(waited, self._ready_seconds, f"loading the model {specification}")
             await asyncio.sleep(0.05)
         if not future.done():
-            raise StillLoading(
-                f"the model {specification} is still being loaded: ask again in some seconds, or with mode keyword"
-            )
+            raise StillLoading(specification)
         return future.result()
 
     def _fill(self, future: Future[Embedder], specification: str) -> None:

@@ -32,7 +32,7 @@ from ..store.transactions import mapped_errors
 from . import forms, page, permissions, site
 from .choices import Choices, Column, describe, suggest
 from .declared import obstacle
-from .finding import limited
+from .limits import limited
 
 INDEX_ROUTE = r"/(?P<database>[^/.]+)/-/vec-index(/(?P<table>[^/.]+))?(\.(?P<format>json))?$"
 _NOT_FOUND = "There is no such table, or you may not index it"

@@ -30,7 +30,8 @@ from ..store.transactions import mapped_errors, snapshot
 from . import page, site, views
 from .answers import Answer
 from .drawing import Spot, draw, shape
-from .finding import coverage, current, find, limited
+from .finding import coverage, current, find
+from .limits import limited
 
 MAP_ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)/map(\.(?P<format>json))?$"
 DRAWN = 1_200

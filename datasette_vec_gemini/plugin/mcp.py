@@ -14,7 +14,8 @@ from datasette.database import Database
 from mcp.server.mcpserver import Context, MCPServer
 
 from mcp_server.catching_up import Refused, catch_up
-from mcp_server.library import Shelf, Tell
+from mcp_server.library import Found, Shelf, Tell, found
+from mcp_server.lookup import find_shelf
 from mcp_server.server import register_resource, register_tools
 
 from .. import embedders
@@ -23,7 +24,7 @@ from ..domain import Index, Query
 from ..driver import sqlite3
 from ..store import registry
 from ..syncing import Stop
-from . import compat, finding, ownership, permissions, site
+from . import compat, finding, limits, ownership, permissions, site
 from .compat import Actor
 from .declared import obstacle
 
@@ -60,7 +61,7 @@ class SiteLibrary:
 
     async def shelves(self) -> Sequence[Shelf]:
         """Those that the actor may search: others are as if they were not there."""
-        found = []
+        shelves = []
         for name, db in self._datasette.databases.items():
             try:
                 indexes: list[Index] = await db.execute_fn(registry.indexes)
@@ -69,18 +70,21 @@ class SiteLibrary:
             for index in indexes:
                 if await permissions.may_search(self._datasette, self._actor, name, index):
                     about = f"{', '.join(index.columns)} of table {index.table} in database {name}"
-                    found.append(Shelf(name=f"{name}/{index.name}", index=index, description=about, database=name))
-        return found
+                    shelves.append(Shelf(name=f"{name}/{index.name}", index=index, description=about, database=name))
+        return shelves
+
+    async def search(self, name: str | None, query: Query, tell: Tell) -> Found:  # noqa: ARG002 - no progress here
+        """As the search page does, through its gate."""
+        shelf = await find_shelf(self, name)
+        if _is_foreign(self._request) and query.mode != "keyword":
+            raise Refused("another web page made the browser ask this: only mode keyword is answered then")
+        db = self._database(shelf)
+        asked, notes = await finding.embedded(self._datasette, self._request, db, shelf.index, query)
+        return await self.read(shelf, partial(found, shelf=shelf, query=asked, notes=notes))
 
     async def read(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:
         """On one of Datasette's SQL threads, within its time limit."""
-        return await finding.limited(self._datasette, self._database(shelf), work)
-
-    async def embed(self, shelf: Shelf, query: Query, tell: Tell) -> tuple[Query, list[str]]:  # noqa: ARG002 - no progress here
-        """As the search page does, through its gate."""
-        if _is_foreign(self._request) and query.mode != "keyword":
-            raise Refused("another web page made the browser ask this: only mode keyword is answered then")
-        return await finding.embedded(self._datasette, self._request, self._database(shelf), shelf.index, query)
+        return await limits.limited(self._datasette, self._database(shelf), work)
 
     async def write(self, shelf: Shelf, work: Callable[[sqlite3.Connection], T]) -> T:
         """On Datasette's one thread that writes, for actors with vec-add."""

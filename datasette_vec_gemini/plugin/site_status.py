@@ -18,7 +18,8 @@ from ..store.jobs import Job
 from ..store.transactions import snapshot
 from . import page, permissions, site, views
 from .declared import obstacle
-from .finding import current, limited
+from .finding import current
+from .limits import limited
 from .status import job_to_dict
 
 SITE_STATUS_ROUTE = r"/-/vec/status(\.(?P<format>json))?$"

@@ -25,7 +25,8 @@ from ..store.jobs import Job
 from ..store.transactions import mapped_errors, snapshot
 from . import everywhere, forms, page, permissions, site, steering, views, visitors
 from .declared import obstacle
-from .finding import NOT_FOUND, current, limited
+from .finding import NOT_FOUND, current
+from .limits import limited
 from .running import Run
 
 STATUS_ROUTE = r"/(?P<database>[^/.]+)/-/vec/(?P<index>[^/.]+)/status(\.(?P<format>json))?$"

@@ -10,6 +10,12 @@ from mcp_server.library import Library
 from mcp_server.server import build_server
 
 ERAS = ["auto", "legacy"]
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
+}
 
 
 class Caller:

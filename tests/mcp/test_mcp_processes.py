@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import httpx2
 import pytest
-from callers import ERAS
+from callers import ERAS, INITIALIZE
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.slow
 COMMANDS = [("-m", "mcp_server"), ("-m", "datasette", "vec", "mcp")]
 TOKEN = "correct horse battery staple"
 READING = ["search_documents", "get_document", "find_similar", "list_indexes"]
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
-}
 
 
 @pytest.fixture
@@ -92,49 +85,6 @@ def test_over_stdio_an_empty_memory_works_at_once_with_the_local_model(path, mod
     conn = connect(path, read_only=True)
     assert [index.embedder for index in indexes(conn)] == ["local"]
     conn.close()
-
-
-def test_nothing_but_protocol_is_on_stdout_whatever_comes_in(file):
-    def calls(number, tool, arguments):
-        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call"}
-        return json.dumps(message | {"params": {"name": tool, "arguments": arguments}})
-
-    lines = [
-        json.dumps(INITIALIZE),
-        json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}),
-        "this is not json",
-        json.dumps({"jsonrpc": "2.0", "id": 2, "method": "no/such"}),
-        # Half of a character, as an escape.
-        calls(3, "search_documents", {"query": "\ud800 lone"}),
-        calls(4, "get_document", {"key": "\udfff"}),
-        calls(5, "add_documents", {"documents": [{"text": "x", "title": "\ud83d"}]}),
-        json.dumps({"jsonrpc": "2.0", "id": 6, "method": "tools/list"}),
-    ]
-    command = [sys.executable, "-m", "mcp_server", str(file)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        process.stdin.write("\n".join(lines) + "\n")
-        process.stdin.flush()
-        answers = {}
-        while 6 not in answers:
-            message = json.loads(process.stdout.readline())
-            answers[message.get("id")] = message
-        process.stdin.close()
-        rest = process.stdout.read()
-        assert process.wait(30) == 0
-    answers |= {message.get("id"): message for message in map(json.loads, rest.splitlines())}
-    assert len(answers[6]["result"]["tools"]) == 6
-    assert "error" in answers[2]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_server_that_waits_for_stdin_ends_when_it_is_told_to(file, number, code):
-    command = [sys.executable, "-m", "mcp_server", str(file)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        process.stdin.write(json.dumps(INITIALIZE) + "\n")
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline())["id"] == 1
-        process.send_signal(number)
-        assert process.wait(30) == code
 
 
 def test_a_file_that_cannot_be_written_is_served_read_only(file):

@@ -26,6 +26,7 @@ from datasette_vec_gemini import (
 )
 from datasette_vec_gemini.errors import EmbedderUnavailable
 from mcp_server.catching_up import Refused, catch_up
+from mcp_server.file import READERS
 from mcp_server.server import build_server
 
 pytestmark = pytest.mark.asyncio
@@ -357,13 +358,19 @@ async def test_chatgpts_tools_have_exactly_its_shape(shelves):
         assert "no row" in await call.error("fetch", id="places/nowhere")
 
 
-async def test_a_model_that_is_still_loading_is_said_and_words_are_searched(memory, open_library):
+def held():
+    """An event, and what loads no model before it."""
     loaded = threading.Event()
 
     def load(name):
         loaded.wait(30)
         return load_embedder(name)
 
+    return loaded, load
+
+
+async def test_a_model_that_is_still_loading_is_said_and_words_are_searched(memory, open_library):
+    loaded, load = held()
     library = open_library(load=load, ready_seconds=1)
     async with calling(library) as call:
         found = await call("search_documents", query="fish")
@@ -375,6 +382,20 @@ async def test_a_model_that_is_still_loading_is_said_and_words_are_searched(memo
         loaded.set()
         assert (await call("search_documents", query="fish"))["mode"] == "hybrid"
         assert (await call("add_documents", documents=[{"text": "a bird"}]))["pending"] == 0
+
+
+async def test_searches_that_wait_for_a_model_keep_nobody_else_waiting(memory, open_library):
+    loaded, load = held()
+    library = open_library(load=load, ready_seconds=20)
+    async with calling(library) as call:
+        waiting = [asyncio.create_task(call("search_documents", query=f"fish {n}")) for n in range(20)]
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            await call("list_indexes")
+            assert (await call("search_documents", query="fish", mode="keyword"))["hits"] == []
+        assert not any(task.done() for task in waiting)
+        loaded.set()
+        assert {answer["mode"] for answer in await asyncio.gather(*waiting)} == {"hybrid"}
 
 
 async def test_a_slow_model_tells_how_far_it_is_and_gives_up_in_time(memory, open_library):
@@ -407,7 +428,7 @@ async def test_a_cancelled_search_is_interrupted_and_the_next_is_answered(shelve
         started.set()
         conn.execute(endless).fetchone()
 
-    tasks = [asyncio.create_task(shelves.read(shelf, work)) for _ in range(6)]
+    tasks = [asyncio.create_task(shelves.read(shelf, work)) for _ in range(2 * READERS)]
     await asyncio.to_thread(started.wait, 10)
     for task in tasks:
         task.cancel()
