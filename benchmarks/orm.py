@@ -186,12 +186,13 @@ def measure_inserts(directory: Path) -> None:
         rows = [{"part": n % 10, "embedding": value} for n, value in enumerate(values)]
         gc.collect()
         gc.freeze()  # what goes in was there before, and is not to be walked through while a way is timed
-        ways = {"SQLAlchemy": insert_through_sqlalchemy, "Peewee, bulk_insert": insert_in_bulk_through_peewee}
-        if not quantize:
-            # How far the ORMs themselves get: with a column of theirs that checks nothing, and Peewee with insert_many,
-            # which writes the SQL of every row anew.
+        ways = {
+            "SQLAlchemy": insert_through_sqlalchemy,
+            "Peewee, bulk_insert": insert_in_bulk_through_peewee,
+            "Peewee, insert_many": insert_through_peewee,
+        }
+        if not quantize:  # how far the ORMs themselves get, with a column of theirs that checks nothing
             ways["SQLAlchemy, its own LargeBinary"] = large_binary_way(serialize)
-            ways["Peewee, insert_many"] = insert_through_peewee
             ways["Peewee, insert_many, its own BlobField"] = blob_field_way(serialize)
         for name, way in ways.items():
             alone, with_orm = in_turn(

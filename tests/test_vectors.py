@@ -1,5 +1,6 @@
 """Laws of vectors: packing is sqlite-vec's float32 layout and reversible, normalising gives unit length or an error."""
 
+import pickle
 import struct
 
 import numpy as np
@@ -7,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasette_vec_gemini.driver import sqlite3
 from datasette_vec_gemini.errors import InvalidVector
-from datasette_vec_gemini.vectors import as_blob, checked, int8_scale, normalise, pack, quantise_int8, unpack
+from datasette_vec_gemini.vectors import (
+    as_blob,
+    checked,
+    int8_scale,
+    normalise,
+    pack,
+    parameters,
+    quantise_int8,
+    unpack,
+)
 
 FLOATS = st.floats(width=32)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -143,6 +154,43 @@ def test_a_blob_is_the_packed_form_however_the_vector_lies_in_memory(values):
         blob = as_blob(form)
         assert blob == pack(form)
         assert type(blob) is bytes
+
+
+@given(st.lists(FINITE, min_size=1, max_size=64), st.booleans())
+def test_a_parameter_is_what_sqlite_reads_as_the_packed_form(values, nonzero):
+    vector = np.array(values, dtype=np.float32)
+    twice = np.repeat(vector, 2)
+    unpacked = np.frombuffer(pack(vector), dtype=np.float32)
+    made = parameters(len(values), nonzero=nonzero)
+    conn = sqlite3.connect(":memory:")
+    for form in (values, vector, twice[::2], unpacked, vector.astype(">f4"), vector.astype(float), pack(vector)):
+        if nonzero and not any(values):
+            with pytest.raises(InvalidVector, match="all zeros"):
+                made(form)
+        else:
+            assert conn.execute("select ?", [made(form)]).fetchone() == (pack(vector),)
+    conn.close()
+
+
+def test_parameters_copy_no_array_and_refuse_what_is_no_vector():
+    vector = np.ones(3, dtype=np.float32)
+    made = parameters(3)
+    assert np.shares_memory(made(vector), vector)
+    assert made(None) is None
+    for wrong in (vector[:2], vector.reshape(1, 3), np.array([1, np.nan, 1], dtype=np.float32), "abc"):
+        with pytest.raises(InvalidVector):
+            made(wrong)
+
+
+def test_parameters_are_looked_at_as_bytes_are():
+    made = parameters(3)
+    one, same, other = (made(np.array(values, dtype=np.float32)) for values in ([1, 2, 3], [1, 2, 3], [1, 2, 4]))
+    assert one == same == pack([1, 2, 3])
+    assert one != other
+    assert len({one, same, other, pack([1, 2, 3])}) == 2
+    assert (repr(one) == repr(same), repr(one) == repr(other), str(one) == repr(one)) == (True, False, True)
+    assert (("select ?", one) == ("select ?", other), bool(one)) == (False, True)
+    assert pickle.loads(pickle.dumps(one)) == one
 
 
 def test_checked_asks_whether_zeros_are_refused_for_zeros_only():

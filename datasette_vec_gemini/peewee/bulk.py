@@ -1,9 +1,9 @@
-"""Many rows at once by one prepared statement, which Peewee has no way for."""
+"""Many rows at once by one prepared statement, where Peewee writes SQL for each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, count, groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
@@ -11,67 +11,134 @@ import peewee
 
 from ..errors import ColumnNotFound, InvalidVector, UsageError, shown
 from .dialects import bound_database
+from .fields import VectorField
+
+_ROW = ":a value of a row:"
 
 
 def bulk_insert(model: type[peewee.Model], rows: Iterable[Mapping[str | peewee.Field, Any]]) -> int:
     """Insert rows in one transaction, all or none of them; the number of rows.
 
-    For long loads: `insert_many` writes the SQL of every row anew, which takes longer than to insert it. The rows may
-    come from an iterator and are not held in memory; each has the fields of the first, by name, column name or field.
-    What they leave out gets its default, and defaults that are functions are called once a row. Raises ColumnNotFound,
-    InvalidVector, UsageError where rows differ in their fields, and what Peewee raises.
+    For long loads: the rows may come from an iterator and are not held in memory, and on PostgreSQL no SQL is written
+    for each of them. Each has the fields of the first, by name, column name or field. What they leave out gets its
+    default, and defaults that are functions are called once a row. Raises ColumnNotFound, InvalidVector, UsageError
+    where rows differ in their fields, and what Peewee raises.
     """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
         return 0
-    db = bound_database(model)
-    given = {key: _field(model, key) for key in first}
-    fields = dict.fromkeys(given.values())  # by hash: a field that is compared makes an SQL expression
-    if len(fields) < len(given):
-        raise UsageError(f"a row names a field twice: {_names(given)}")
-    defaults = [value for field, value in model._meta.defaults.items() if field not in fields]
-    fields |= model._meta.defaults
-    if not fields:
-        raise UsageError("the rows have no fields: name one at least")
+    into = _Columns(bound_database(model), model, first)
 
-    def prepared(number: int, row: Mapping[str | peewee.Field, Any]) -> tuple[tuple[str, ...], list[Any]]:
-        """The SQL of each value, mostly a placeholder, and the parameters."""
-        if row.keys() != given.keys():
+    def values(number: int, row: Mapping[str | peewee.Field, Any]) -> list[Any]:
+        if row.keys() != into.given.keys():
             raise UsageError(
-                f"row {number} has other fields than the first: {_names(row)} instead of {_names(given)}; "
+                f"row {number} has other fields than the first: {_names(row)} instead of {_names(into.given)}; "
                 "give every row the same ones"
             )
-        values = [row[key] for key in given] + [value() if callable(value) else value for value in defaults]
-        shape, parameters = [], list[Any]()
-        for field, value in zip(fields, values, strict=True):
-            try:
-                sql, own = _spelled(db, field, value)
-            except InvalidVector as error:
-                raise InvalidVector(f"row {number}, {field.name}: {error}") from None
-            shape.append(sql)
-            parameters += own
-        return tuple(shape), parameters
+        return [row[key] for key in into.given]
 
-    inserted = 0
-    with db.atomic(), peewee.__exception_wrapper__:
-        cursor = db.cursor()
-        alike = groupby(map(prepared, count(1), chain([first], rows)), key=itemgetter(0))
-        for shape, group in alike:
-            one = model.insert_many([[peewee.SQL(sql) for sql in shape]], fields=[*fields]).returning()
-            sql, _ = db.get_sql_context().parse(one)
-            cursor.executemany(sql, (parameters for _, parameters in group))
+    numbered = enumerate(chain([first], rows), 1)
+    with into.db.atomic(), peewee.__exception_wrapper__:
+        return into.insert(model.insert_many([]).returning(), ((n, values(n, row)) for n, row in numbered))
+
+
+def at_once(db: peewee.Database, query: peewee.ModelInsert) -> tuple[str, list[Any]] | peewee.ModelInsert:
+    """The SQL and the parameters that Peewee makes of an `insert_many` or `bulk_create`, if its rows are alike.
+
+    Peewee makes objects of every value and SQL of them, which takes longer than to insert a row. Any other query comes
+    back as it is, or, since its rows may have come from an iterator, as one that has them.
+    """
+    if type(query) is not peewee.ModelInsert or query._query_type != query.MULTI or query._cte_list:
+        return query
+    taken = [row.copy() if type(row) in {dict, list} else row for row in query._insert]  # an iterator may use one again
+    alike = _alike(taken, query)
+    if alike is None:
+        one = query.clone()
+        one._insert = taken
+        return one
+    into = _Columns(db, query.model, alike[0])
+    shapes, parameters = list[str](), list[Any]()
+    for number, row in enumerate(alike[1], 1):
+        shape, own = into.prepared(number, row)
+        shapes.append(shape)
+        parameters += own
+    before, after, others = into.around(query)
+    return before + ", ".join(shapes) + after, [*parameters, *others]
+
+
+def _alike(rows: Sequence[Any], query: peewee.ModelInsert) -> tuple[list[str], Sequence[Sequence[Any]]] | None:
+    """The names of fields and each row's values, if all rows have the same fields."""
+    are_named = bool(rows) and all(type(row) is dict and row.keys() == rows[0].keys() for row in rows)
+    keys = [*rows[0]] if are_named and not query._columns else [*(query._columns or query.get_default_columns())]
+    fields = query.model._meta.fields
+    names = [key.name if isinstance(key, peewee.Field) and fields.get(key.name) is key else key for key in keys]
+    if not all(isinstance(name, str) and name in fields for name in names) or len({*names}) < len(names):
+        return None  # Peewee knows more names, and says what is wrong with others
+    if are_named and rows[0].keys() == {*keys}:
+        rows = [[row[key] for key in keys] for row in rows]
+    is_even = bool(rows) and all(isinstance(row, list | tuple) and len(row) == len(keys) for row in rows)
+    return (names, rows) if is_even else None
+
+
+class _Columns:
+    """The fields that rows fill: those whose keys are given, in their order, and those that have defaults."""
+
+    def __init__(self, db: peewee.Database, model: type[peewee.Model], keys: Iterable[str | peewee.Field]) -> None:
+        self.db = db
+        self.given = {key: _field(model, key) for key in keys}
+        fields = dict.fromkeys(self.given.values())  # by hash: a field that is compared makes an SQL expression
+        if len(fields) < len(self.given):
+            raise UsageError(f"a row names a field twice: {_names(self.given)}")
+        self._defaults = [value for field, value in model._meta.defaults.items() if field not in fields]
+        self._fields = [*(fields | model._meta.defaults)]
+        if not self._fields:
+            raise UsageError("the rows have no fields: name one at least")
+        self._placeholders = f"({', '.join([db.param] * len(self._fields))})"
+        self._converters = [f.converter(db) if isinstance(f, VectorField) else f.db_value for f in self._fields]
+
+    def prepared(self, number: int, values: Sequence[Any]) -> tuple[str, list[Any]]:
+        """A row in SQL, mostly of placeholders, and its parameters. Raises InvalidVector."""
+        if self._defaults:
+            values = [*values, *(value() if callable(value) else value for value in self._defaults)]
+        made, has_sql = list[Any](), False
+        try:
+            for convert, value in zip(self._converters, values, strict=True):
+                is_sql = isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)
+                made.append(value if is_sql else convert(value))
+                has_sql = has_sql or isinstance(made[-1], peewee.Node)  # as a JSONField makes it
+        except InvalidVector as error:
+            raise InvalidVector(f"row {number}, {self._fields[len(made)].name}: {error}") from None
+        if not has_sql:
+            return self._placeholders, made
+        spelled = [_spelled(self.db, value) for value in made]
+        return f"({', '.join(sql for sql, _ in spelled)})", [each for _, own in spelled for each in own]
+
+    def around(self, query: peewee.ModelInsert) -> tuple[str, str, list[Any]]:
+        """The SQL of a query before and after its rows, and the parameters of what comes after them."""
+        one = query.clone()
+        one._insert, one._columns = [[peewee.SQL(_ROW)] * len(self._fields)], self._fields
+        sql, others = self.db.get_sql_context().parse(one)
+        before, after = sql.split(f"({', '.join([_ROW] * len(self._fields))})")
+        return before, after, [*others]
+
+    def insert(self, query: peewee.ModelInsert, rows: Iterable[tuple[int, Sequence[Any]]]) -> int:
+        """Insert numbered rows by one prepared statement for each shape that they have; how many they are."""
+        inserted, cursor = 0, self.db.cursor()
+        before, after, others = self.around(query)
+        for shape, group in groupby((self.prepared(number, row) for number, row in rows), key=itemgetter(0)):
+            cursor.executemany(before + shape + after, ([*parameters, *others] for _, parameters in group))
             inserted += cursor.rowcount
-    return inserted
+        return inserted
 
 
-def _spelled(db: peewee.Database, field: peewee.Field, value: Any) -> tuple[str, Sequence[Any]]:
-    """A value as SQL and its parameters: one placeholder, unless it is an expression, as those of a JSONField are."""
-    is_expression = isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)
-    converted = value if is_expression else field.db_value(value)
-    if not isinstance(converted, peewee.Node):
-        return db.param, [converted]
-    sql, parameters = db.get_sql_context().parse(converted)
+def _spelled(db: peewee.Database, value: Any) -> tuple[str, Sequence[Any]]:
+    """A value as SQL and its parameters: one placeholder, unless it is an expression."""
+    if not isinstance(value, peewee.Node):
+        return db.param, [value]
+    context = db.get_sql_context()
+    with context.scope_values(subquery=True):
+        sql, parameters = context.sql(value).query()
     return sql, parameters
 
 

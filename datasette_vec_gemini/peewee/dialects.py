@@ -6,6 +6,7 @@ on PostgreSQL, and in tests that bind it elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +32,9 @@ class Dialect(Protocol):
 
     def to_column(self, vector: Vector) -> Any:
         """A checked float32 vector as the parameter of a statement."""
+
+    def parameters(self, dimensions: int, *, nonzero: bool) -> Callable[[Any], Any]:
+        """What makes parameters of the vectors of many rows, which are written at once. It raises InvalidVector."""
 
     def from_column(self, value: Any) -> list[float]:
         """What the driver returned for a column, as Python's floats."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from peewee import SQL, ColumnBase, Field, Node
@@ -13,7 +14,7 @@ from .dialects import Dialect, bound_database, dialect_of
 from .index import VectorSchemaManager, indexes_of
 
 if TYPE_CHECKING:
-    from peewee import Context, Model
+    from peewee import Context, Database, Model
 
 
 class VectorField(Field):
@@ -48,6 +49,12 @@ class VectorField(Field):
         if value is None:
             return None
         return self._dialect().to_column(checked(value, self.dimensions, nonzero=self._has_directions))
+
+    def converter(self, database: Database) -> Callable[[Any], Any]:
+        """`db_value` for many rows that are written to a database at once."""
+        if type(self).db_value is not VectorField.db_value:  # a subclass has its own
+            return self.db_value
+        return dialect_of(database).parameters(self.dimensions, nonzero=self._has_directions())
 
     def _has_directions(self) -> bool:
         """Whether an index, or the Vec0Model that this is a field of, compares by cosine."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from peewee import Expression, ModelSelect, Node, Value, fn
 
 from ..schema import quote_identifier
 from ..vector_index.hnsw import CREATE_EXTENSION, OPERATORS, Hnsw, from_text, to_text
+from ..vectors import checked
 from .nearest import Pieces
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ class PostgresDialect:
     def to_column(self, vector: Vector) -> str:
         """The text form of pgvector, which needs no adapter on the connection."""
         return to_text(vector)
+
+    def parameters(self, dimensions: int, *, nonzero: bool) -> Callable[[Any], Any]:
+        """The same."""
+        return lambda value: None if value is None else to_text(checked(value, dimensions, nonzero=nonzero))
 
     def from_column(self, value: Any) -> Any:
         """A list of floats; what is no text, such as a distance, as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from peewee import SQL, Case, Expression, Field, ImproperlyConfigured, ModelSele
 
 from ..schema import quote_identifier
 from ..vector_index.candidates import DISTANCES, MAX_CODES
-from ..vectors import Vector, as_blob, pack, unpack
+from ..vectors import Vector, as_blob, pack, parameters, unpack
 from .database import VectorSqliteMixin
 from .dialects import base, bound_database
 from .nearest import FITS, NEAREST, Pieces
@@ -43,6 +44,10 @@ class SqliteDialect:
     def to_column(self, vector: Vector) -> bytes:
         """Little-endian float32, sqlite-vec's own format."""
         return as_blob(vector)
+
+    def parameters(self, dimensions: int, *, nonzero: bool) -> Callable[[Any], Any]:
+        """The same, of arrays without a copy."""
+        return parameters(dimensions, nonzero=nonzero)
 
     def from_column(self, value: Any) -> Any:
         """A list of floats; what is no BLOB, such as a distance, as it is."""

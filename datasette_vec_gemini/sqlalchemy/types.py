@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 from ..errors import InvalidVector
 from ..vector_index.candidates import DISTANCES, present
 from ..vectors import Vector as Array
-from ..vectors import as_blob, check_dimensions, checked, unpack
+from ..vectors import as_blob, check_dimensions, checked, parameters, unpack
 
 
 class StoredVector(UserDefinedType[Any]):
@@ -43,7 +43,7 @@ class StoredVector(UserDefinedType[Any]):
 
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
         """The same, as SQL that is written out."""
-        process = self.bind_processor(dialect)
+        process = StoredVector.bind_processor(self, dialect)
         return lambda value: self.literal(process(value))
 
 
@@ -56,6 +56,12 @@ class PackedVector(StoredVector):
     def get_col_spec(self, **_: Any) -> str:
         """The type in DDL."""
         return "BLOB"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        """Without a copy where the statement has run before the caller goes on: an array may change after that."""
+        if dialect.is_async:
+            return super().bind_processor(dialect)
+        return parameters(self.dimensions, nonzero=self.nonzero)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], list[float] | None]:
         """What raises InvalidVector for what another program wrote."""

@@ -367,7 +367,7 @@ def test_a_vector_is_written_out_where_a_statement_is():
     assert "3 dimensions" in str(caught.value.__cause__)
 
 
-def test_parameters_are_bytes_that_errors_can_carry_elsewhere(path):
+def test_parameters_can_be_carried_elsewhere_by_errors_and_printed(path, caplog):
     engine = create_engine(f"sqlite:///{path}")
     table = Table("kept", MetaData(), Column("id", Integer, primary_key=True), Column("e", Vector(DIMENSIONS)))
     table.create(engine)
@@ -376,5 +376,33 @@ def test_parameters_are_bytes_that_errors_can_carry_elsewhere(path):
         connection.execute(table.insert(), row)
     with engine.connect() as connection, pytest.raises(sa.exc.IntegrityError) as caught:
         connection.execute(table.insert(), row)
-    assert pickle.loads(pickle.dumps(caught.value)).params == (1, row["e"].tobytes())
+    _, vector = pickle.loads(pickle.dumps(caught.value)).params
+    assert vector == row["e"].tobytes()
+    assert f"{DIMENSIONS} x float32" in str(caught.value)
     engine.dispose()
+
+
+def test_what_a_program_makes_of_its_own_arrays_is_not_made_of_vectors(path):
+    engine = create_engine(f"sqlite:///{path}")
+    table = Table("kept", MetaData(), Column("id", Integer, primary_key=True), Column("e", Vector(DIMENSIONS)))
+    table.create(engine)
+    sqlite3.register_adapter(np.ndarray, lambda array: "its own")
+    try:
+        with engine.begin() as connection:
+            connection.execute(table.insert(), [{"e": np.ones(DIMENSIONS, dtype=np.float32)} for _ in range(2)])
+            assert connection.scalars(text("select typeof(e) from kept")).all() == ["blob"] * 2
+            assert connection.scalars(select(table.c.e)).all() == [[1.0] * DIMENSIONS] * 2
+    finally:
+        del sqlite3.adapters[np.ndarray, sqlite3.PrepareProtocol]
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("url", "is_copied"), [("sqlite://", False), ("sqlite+aiosqlite://", True)])
+def test_a_vector_is_copied_where_the_statement_runs_in_another_thread(url, is_copied):
+    if is_copied:
+        pytest.importorskip("aiosqlite", reason="needs aiosqlite: pip install 'datasette-vec-gemini[aiosqlite]'")
+    dialect = sa.make_url(url).get_dialect()()
+    vector = np.ones(DIMENSIONS, dtype=np.float32)
+    parameter = Vector(DIMENSIONS).dialect_impl(dialect).bind_processor(dialect)(vector)
+    vector[0] = 5
+    assert (bytes(parameter) == np.ones(DIMENSIONS, dtype=np.float32).tobytes()) == is_copied
