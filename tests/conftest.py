@@ -62,6 +62,19 @@ def write(path) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
+def unprivileged_python() -> list[str]:
+    """The command of an interpreter that obeys the permissions of files, which root's does not."""
+    if os.geteuid():
+        return [sys.executable]
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable]
+    try:
+        subprocess.run([*command, "-c", ""], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"root can write what is read-only, and cannot do without that right here: {error}")
+    return command
+
+
+@pytest.fixture(scope="session")
 def one_certificate(tmp_path_factory) -> Iterator[None]:
     """To read all of the world's certificates takes most of a client's time, and they are of no use to a fake."""
     file = tmp_path_factory.mktemp("certificates") / "one.pem"

@@ -87,21 +87,32 @@ def test_over_stdio_an_empty_memory_works_at_once_with_the_local_model(path, mod
     conn.close()
 
 
-def test_a_file_that_cannot_be_written_is_served_read_only(file):
+def rested(file):
+    """The bytes of a file that no journal stands beside."""
     conn = connect(file)
     conn.execute("pragma journal_mode = delete").fetchone()
     conn.close()
-    before = file.read_bytes()
+    return file.read_bytes()
 
-    async def tools(*options):
-        server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_server", str(file), *options])
-        async with Client(server) as client:
+
+def tools(*command):
+    async def ask():
+        async with Client(StdioServerParameters(command=command[0], args=list(command[1:]))) as client:
             return [tool.name for tool in (await client.list_tools()).tools]
 
-    assert asyncio.run(tools("--read-only")) == READING
-    if os.geteuid():  # root can write everything
-        file.chmod(0o444)
-        assert asyncio.run(tools()) == READING
+    return asyncio.run(ask())
+
+
+def test_a_file_is_served_read_only_when_told(file):
+    before = rested(file)
+    assert tools(sys.executable, "-m", "mcp_server", str(file), "--read-only") == READING
+    assert file.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_is_served_read_only(file, unprivileged_python):
+    before = rested(file)
+    file.chmod(0o444)
+    assert tools(*unprivileged_python, "-m", "mcp_server", str(file)) == READING
     assert file.read_bytes() == before
 
 

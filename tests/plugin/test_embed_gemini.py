@@ -95,13 +95,14 @@ def served(
     fake: FakeGemini | None = None,
     config: dict[str, Any] | None = None,
     options: Sequence[str] = (),
+    python: Sequence[str] = (sys.executable,),
     **variables: str,
 ) -> Iterator[Server]:
     """`datasette FILES…` with these settings; ended at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         server = Server(probe.getsockname()[1])
-    command = [sys.executable, "-m", "datasette", *map(str, files), "-p", str(server.port), *options]
+    command = [*python, "-m", "datasette", *map(str, files), "-p", str(server.port), *options]
     if config is not None:
         file = files[0].with_name(f"{server.port}-config.json")
         file.write_text(json.dumps(config))

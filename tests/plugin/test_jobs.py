@@ -595,18 +595,18 @@ def test_what_somebody_paused_stays_paused_though_another_program_syncs(file):
 
 
 @pytest.mark.parametrize("way", ["immutable", "read-only"])
-def test_what_cannot_be_written_has_no_way_to_be_changed(file, way):
+def test_what_cannot_be_written_has_no_way_to_be_changed(file, way, request):
     declared(file, embedder="hashing@64")
     with contextlib.closing(connect(file)) as conn:
         sync(conn, find_index(conn, "docs"))
         conn.execute("pragma journal_mode = delete")
     before = file.read_bytes()
-    if way == "read-only" and os.geteuid() == 0:
-        pytest.skip("root can write what is read-only")
-    if way == "read-only":
+    if way == "immutable":
+        serving = served(options=["-i", str(file)])
+    else:
         file.chmod(0o444)
-    arguments = {"options": ["-i", str(file)]} if way == "immutable" else {"config": NO_WATCH}
-    with served(*([file] if way == "read-only" else []), **arguments) as server:
+        serving = served(file, config=NO_WATCH, python=request.getfixturevalue("unprivileged_python"))
+    with serving as server:
         browser = Browser(server)
         assert browser.json("/data/-/vec/docs.json?q=date")["hits"]
         assert browser.json(f"{STATUS}.json")["write_through"]["on"] is False
