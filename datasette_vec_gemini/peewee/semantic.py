@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peewee import SQL, Database, EnclosedNodeList, Expression, Field, Model, NodeList, SchemaManager, SqliteDatabase
+from peewee import SQL, Database, EnclosedNodeList, Field, Model, Node, NodeList, SchemaManager, SqliteDatabase
 
 from .. import entities
 from ..chunking import placeholders, respell
 from ..domain import Embedder, Hit, Index, Mode, Quantize, Query, SyncReport
 from ..driver import sqlite3
 from ..entities import Semantic
-from ..errors import ColumnNotFound, InvalidKey, UsageError, shown
+from ..errors import ColumnNotFound, InvalidKey, InvalidQuery, UsageError, shown
 from ..schema import source_key
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def semantic(
     removes it; for a table that is there already the first sync or search makes it. Triggers queue what any program
     writes. Raises ColumnNotFound, InvalidKey, InvalidName.
     """
+    _refuse_others(model)
     meta = model._meta
     if isinstance(columns, str):
         raise UsageError(f"columns is {shown(columns)}: give a list of them")
@@ -86,7 +87,7 @@ def search_entities(
     question: str,
     *,
     k: int = 5,
-    where: Sequence[Expression] = (),
+    where: Sequence[Node] | Node | None = (),
     mode: Mode = "hybrid",
     offset: int = 0,
     sync: bool = True,
@@ -99,12 +100,13 @@ def search_entities(
     Raises UsageError, EmbedderError, DatabaseUnavailable.
     """
     query = Query(question, k=k, mode=mode, offset=offset)
+    filters = _conditions(where)
     declared = _declared(model)
     conn = _connection(db)
     if sync:
         declared.catch_up(conn)
     index, asked = declared.asked(conn, query)
-    only = _keys(db, model, index, where) if where else None
+    only = _keys(db, model, index, filters) if filters else None
     return entities.matched(
         lambda deeper: entities.hits(conn, index, deeper, only=only),
         lambda keys: _load(db, model, index, keys),
@@ -127,7 +129,24 @@ class _WithIndex(SchemaManager):
 
 
 def _declared(model: type[Model]) -> Semantic:
+    _refuse_others(model)
     return entities.declared(model, "peewee", [model._meta.table_name])
+
+
+def _refuse_others(model: object) -> None:
+    if not (isinstance(model, type) and issubclass(model, Model)):
+        raise UsageError(f"{shown(model)} is no model: give the class itself, not an alias or a row of it")
+
+
+def _conditions(where: Any) -> Sequence[Node]:
+    """Those given: several, one by itself, or None for none. Peewee would take other values as such, true or false."""
+    if where is None or isinstance(where, Node):
+        return () if where is None else (where,)
+    given = tuple(where) if isinstance(where, Iterable) and not isinstance(where, str) else (where,)
+    for each in given:
+        if not isinstance(each, Node):
+            raise InvalidQuery(f"{shown(each)} is no condition: give such as [Document.category == 'poem']")
+    return given
 
 
 def _connection(db: Database) -> sqlite3.Connection:
@@ -149,7 +168,7 @@ def _key_fields(model: type[Model], index: Index) -> list[Field]:
     return [by_name[name.casefold()] for name in source_key(index)]
 
 
-def _keys(db: Database, model: type[Model], index: Index, where: Sequence[Expression]) -> tuple[str, Sequence[object]]:
+def _keys(db: Database, model: type[Model], index: Index, where: Sequence[Node]) -> tuple[str, Sequence[object]]:
     """A statement that yields the keys of the entities that fulfil the conditions, and its values."""
     query = model.select(*_key_fields(model, index)).where(*where)
     sql, values = db.get_sql_context().parse(query)

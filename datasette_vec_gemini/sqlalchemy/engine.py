@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .. import vector_index
 from ..driver import sqlite3
-from ..errors import ExtensionUnavailable, InvalidSetting, UsageError
+from ..errors import ExtensionUnavailable, InvalidSetting, UsageError, shown
 from ..store.transactions import mapped_errors
 from ..vector_index.candidates import DISTANCES
 
@@ -64,6 +64,8 @@ def register_vector(engine: _E) -> _E:
     when too late; ExtensionUnavailable comes from connections where sqlite-vec cannot be loaded.
     """
     sync_engine: Any = getattr(engine, "sync_engine", engine)
+    if not isinstance(sync_engine, Engine):
+        raise UsageError(f"{shown(engine)} is no engine: register_vector(sqlalchemy.create_engine(url))")
     if sync_engine.dialect.name == "postgresql":
         from .postgres import register
 

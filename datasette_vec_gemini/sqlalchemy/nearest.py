@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql import ColumnExpressionArgument
 
+    Conditions = Sequence[ColumnExpressionArgument[bool]] | ColumnExpressionArgument[bool] | None
+
 _DISTANCES = {distance.metric: distance for distance in (CosineDistance, L2Distance, MaxInnerProduct)}
 _KEEPS_ORDER = (operators.asc_op, operators.nulls_first_op, operators.nulls_last_op)
 _SELECTED_BY_EXISTS = {"1", "*"}
@@ -49,7 +51,7 @@ def nearest(
     vector: Any,
     k: int = 10,
     *,
-    where: Sequence[ColumnExpressionArgument[bool]] = (),
+    where: Conditions = (),
     metric: str | None = None,
 ) -> Select[Any]:
     """Select the k rows whose vector is nearest, nearest first: `(Entity, distance)`; of a table its columns, distance.
@@ -72,10 +74,18 @@ def nearest(
         )
     return (
         select(*entity, distance)
-        .where(Candidates(index.derived, key, expression, wanted), *where)
+        .where(Candidates(index.derived, key, expression, wanted), *conditions(where))
         .order_by(distance, key)
         .limit(limit)
     )
+
+
+def conditions(where: Any) -> tuple[Any, ...]:
+    """Those given: several, one by itself, which SQLAlchemy's own may be iterable too, or None for none."""
+    if where is None:
+        return ()
+    is_one = isinstance(where, str | ClauseElement) or hasattr(where, "__clause_element__")
+    return tuple(where) if isinstance(where, Iterable) and not is_one else (where,)
 
 
 def _entity(column: Any) -> tuple[Sequence[Any], Any]:
@@ -88,6 +98,8 @@ def _entity(column: Any) -> tuple[Sequence[Any], Any]:
 
 
 def _index(expression: Any, metric: str | None) -> VectorIndex:
+    if not isinstance(expression.type, Vector):
+        raise InvalidQuery(f"{expression} is no Vector: nearest(Document.embedding, vector)")
     # An alias, or the subquery that an alias of joined tables is, has columns of its own.
     columns = [column for column in expression.base_columns if isinstance(getattr(column, "table", None), Table)]
     indexes = [index for column in columns for index in vector_indexes(column)]

@@ -22,12 +22,12 @@ from ..errors import ColumnNotFound, InvalidKey, UsageError, shown
 from ..schema import source_key
 from .engine import on_driver
 from .index import is_for_good
+from .nearest import conditions
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql import ColumnExpressionArgument
-
     from ..keys import Key
     from ..syncing import OnProgress
+    from .nearest import Conditions
 
 _E = TypeVar("_E")
 _R = TypeVar("_R")
@@ -116,7 +116,7 @@ def search_entities(
     question: str,
     *,
     k: int = 5,
-    where: Sequence[ColumnExpressionArgument[bool]] = (),
+    where: Conditions = (),
     mode: Mode = "hybrid",
     offset: int = 0,
     sync: bool = True,
@@ -135,7 +135,7 @@ def search_entities(
     if sync:
         _apart(session, entity, declared.catch_up)
     index, asked = _within(session, entity, lambda raw: declared.asked(raw, query))
-    only = _keys(session, entity, index, where)
+    only = _keys(session, entity, index, conditions(where))
     return entities.matched(
         lambda deeper: _within(session, entity, lambda raw: entities.hits(raw, index, deeper, only=only)),
         lambda keys: _load(session, entity, index, keys),
@@ -204,7 +204,7 @@ def _key_columns(entity: type[Any], index: Index) -> list[Column[Any]]:
 
 
 def _keys(
-    session: Session, entity: type[Any], index: Index, where: Sequence[ColumnExpressionArgument[bool]]
+    session: Session, entity: type[Any], index: Index, where: Sequence[Any]
 ) -> tuple[str, Sequence[object]] | None:
     """A statement that yields the keys of the entities that fulfil the conditions, and its values; None for all."""
     mapper = inspect(entity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -33,11 +32,11 @@ from ..vector_index import whole
 from ..vector_index.candidates import MAX_CODES
 from ..vector_index.vec0 import check_name
 from ..vectors import checked
-from .nearest import has_text
+from .nearest import conditions, has_text
 from .types import Vector
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql import ColumnExpressionArgument
+    from .nearest import Conditions
 
 _METRICS = ("cosine", "l2", "l1")
 _TYPES: dict[type[Any], str] = {Boolean: "boolean", Integer: "integer", Float: "float", String: "text"}
@@ -123,7 +122,7 @@ class Vec0Table(Table):
         k: int = 10,
         *,
         among: Select[Any] | None = None,
-        where: Sequence[ColumnExpressionArgument[bool]] = (),
+        where: Conditions = (),
     ) -> CTE:
         """The k nearest as a table of key and distance to join with; it has no order.
 
@@ -138,9 +137,9 @@ class Vec0Table(Table):
         kind: Any = column.type
         asked = bindparam(None, checked(vector, kind.dimensions, nonzero=kind.nonzero), type_=kind, unique=True)
         # Of conditions on the key vec0 takes only a list of keys into the search.
-        conditions: list[Any] = [coercions.expect(roles.WhereHavingRole, condition) for condition in where]
-        of_key = [condition for condition in conditions if _names(condition, key)]
-        others = [condition for condition in conditions if not _names(condition, key)]
+        given: list[Any] = [coercions.expect(roles.WhereHavingRole, condition) for condition in conditions(where)]
+        of_key = [condition for condition in given if _names(condition, key)]
+        others = [condition for condition in given if not _names(condition, key)]
         statement = select(key, cast(self.c.distance, Float).label("distance")).where(
             column.op("MATCH", is_comparison=True)(asked), self.c.k == wanted, *others
         )

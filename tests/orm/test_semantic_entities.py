@@ -98,7 +98,11 @@ def test_a_question_finds_entities_with_their_hits_whatever_their_key_is(open_do
     number = {title: n for n, (title, _, _) in enumerate(ROWS, 1)}
     assert [hit.key for _, hit in found] == [KEYS[key][1](number[entity.title]) for entity, _ in found]
     assert sorted((hit.score for _, hit in found), reverse=True) == [hit.score for _, hit in found]
-    chosen = door.search("parse a date", where=[door.Document.title == "reader"])
+    of_reader = door.Document.title == "reader"
+    for where in (of_reader, of_reader | (door.Document.title == "no such")):
+        assert titles(door.search("parse a date", where=where)) == ["reader"]
+    assert len(door.search("parse a date", where=None)) > 1
+    chosen = door.search("parse a date", where=[of_reader])
     assert titles(chosen) == ["reader"]
 
 

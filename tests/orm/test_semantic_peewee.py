@@ -7,7 +7,7 @@ import uuid
 import peewee
 import pytest
 
-from datasette_vec_gemini.errors import InvalidKey, UsageError
+from datasette_vec_gemini.errors import InvalidKey, InvalidQuery, UsageError
 from datasette_vec_gemini.peewee import (
     PooledVectorSqliteDatabase,
     VectorSqliteDatabase,
@@ -70,6 +70,20 @@ def test_conditions_are_any_that_a_select_takes(db):
     assert uids(search_entities(db, Post, "tea", where=[of_ann, Post.at > dt.date(2026, 1, 1)])) == [1]
     assert uids(search_entities(db, Post, "tea", where=[Post.author.is_null() | (Post.text % "%biscuits")])) != []
     assert uids(search_entities(db, Post, "tea", where=[peewee.fn.length(Post.text) > 100])) == []
+
+
+@pytest.mark.parametrize("wrong", ["text = 'tea'", ["text = 'tea'"], 5, [True]])
+def test_what_is_no_condition_is_refused(db, wrong):
+    with pytest.raises(InvalidQuery, match="is no condition: give such as"):
+        search_entities(db, Post, "tea", where=wrong)
+
+
+@pytest.mark.parametrize("other", ["Post", None, Post(text="tea"), Post.alias()])
+def test_what_is_no_model_is_refused(db, other):
+    with pytest.raises(UsageError, match="is no model: give the class itself"):
+        search_entities(db, other, "tea")
+    with pytest.raises(UsageError, match="is no model: give the class itself"):
+        semantic(other, columns=["text"])
 
 
 def test_a_composite_key_of_a_foreign_key(db):

@@ -111,6 +111,12 @@ def test_connections_of_another_library_are_refused(path):
     engine.dispose()
 
 
+@pytest.mark.parametrize("other", ["sqlite://", None, sa.make_url("sqlite://")])
+def test_what_is_no_engine_is_refused(other):
+    with pytest.raises(UsageError, match=r"is no engine: register_vector\(sqlalchemy.create_engine\(url\)\)"):
+        register_vector(other)
+
+
 def test_other_databases_are_refused():
     engine = sa.create_engine("mysql+pymysql://user@host/db", module=SimpleNamespace(paramstyle="format"))
     with pytest.raises(InvalidSetting, match="vectors live in SQLite or PostgreSQL, not in 'mysql'"):

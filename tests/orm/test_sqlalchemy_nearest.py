@@ -52,6 +52,24 @@ def test_filters_act_inside_the_search_wherever_they_are_given(library, conditio
         assert library.run(lambda s, st=statement: library.found(s, st)) == library.expected(only=only)
 
 
+def test_a_filter_by_itself_is_one_filter(library):
+    """SQLAlchemy's own and_() and or_() are iterable, and their parts are not filters that must all hold."""
+    document = library.Document
+    either = sa.or_(document.id < 5, document.id > 200)
+    for where, only in (
+        (either, lambda key: key < 5 or key > 200),
+        (document.lang == "en", english),
+        ((each for each in [document.lang == "en"]), english),
+        (None, lambda key: True),
+    ):
+        assert library.run(lambda s, w=where: library.found(s, library.nearest(k=10, where=w))) == library.expected(
+            only=only
+        )
+    for wrong in ("id = 1", ["id = 1"], 5):
+        with pytest.raises(sa.exc.ArgumentError):
+            library.nearest(where=wrong)
+
+
 def test_joined_tables_filter_inside_the_search(library):
     author = library.Author
     statement = library.nearest(k=10).join(library.Document.author).where(author.name == "Ada")
@@ -226,7 +244,7 @@ def test_a_zero_vector_has_no_direction_to_search_in(library):
 def test_a_column_without_an_index_of_that_metric_is_refused_with_the_remedy(library):
     with pytest.raises(InvalidQuery, match=r"has no vector index by l1.*VectorIndex"):
         library.nearest(metric="l1")
-    with pytest.raises(InvalidQuery, match=r"has no vector index: give its table a VectorIndex"):
+    with pytest.raises(InvalidQuery, match=r"title is no Vector: nearest\(Document.embedding, vector\)"):
         nearest(library.Document.title, QUERY)
     with pytest.raises(InvalidQuery, match=r"is no column"):
         nearest(library.Document, QUERY)

@@ -5,7 +5,7 @@ import pytest
 from documents import DIMENSIONS, EXACTLY, FAR, NEAR, QUERY, VECTORS
 
 sa = pytest.importorskip("sqlalchemy", reason="needs SQLAlchemy: pip install 'datasette-vec-gemini[sqlalchemy]'")
-from sqlalchemy import Column, Float, Integer, MetaData, String, insert, inspect, select
+from sqlalchemy import Column, Float, Integer, MetaData, String, insert, inspect, or_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from datasette_vec_gemini.errors import InvalidName, InvalidQuery, InvalidSetting, InvalidVector
@@ -120,7 +120,10 @@ def test_a_mapped_class_is_added_read_changed_filtered_and_deleted(world):
         near = item.__table__.nearest(QUERY, k=5, where=[item.year > 2, item.fine == 1, item.genre == "x"])
         statement = select(item.year, near.c.distance).join(near, near.c.code == item.code).order_by(near.c.distance)
         found = [tuple(row) for row in session.execute(statement)]
+        either = item.__table__.nearest(QUERY, k=500, where=or_(item.year == 3, item.year == 7))
+        of_two = session.scalars(select(item.year).join(either, either.c.code == item.code)).all()
     assert found == world.expected(lambda key: key > 2, rows=rows)
+    assert sorted(of_two) == [3, 7]
 
 
 def test_a_rollback_takes_vectors_back_too(world):
