@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
@@ -30,17 +30,18 @@ def bulk_insert(model: type[peewee.Model], rows: Iterable[Mapping[str | peewee.F
         return 0
     into = _Columns(bound_database(model), model, first)
 
-    def values(number: int, row: Mapping[str | peewee.Field, Any]) -> list[Any]:
-        if row.keys() != into.given.keys():
-            raise UsageError(
-                f"row {number} has other fields than the first: {_names(row)} instead of {_names(into.given)}; "
-                "give every row the same ones"
-            )
-        return [row[key] for key in into.given]
+    def values() -> Iterator[list[Any]]:
+        keys = into.given.keys()
+        for number, row in enumerate(chain([first], rows), 1):
+            if row.keys() != keys:
+                raise UsageError(
+                    f"row {number} has other fields than the first: {_names(row)} instead of {_names(into.given)}; "
+                    "give every row the same ones"
+                )
+            yield [row[key] for key in keys]
 
-    numbered = enumerate(chain([first], rows), 1)
     with into.db.atomic(), peewee.__exception_wrapper__:
-        return into.insert(model.insert_many([]).returning(), ((n, values(n, row)) for n, row in numbered))
+        return into.insert(values())
 
 
 def at_once(db: peewee.Database, query: peewee.ModelInsert) -> tuple[str, list[Any]] | peewee.ModelInsert:
@@ -59,8 +60,7 @@ def at_once(db: peewee.Database, query: peewee.ModelInsert) -> tuple[str, list[A
         return one
     into = _Columns(db, query.model, alike[0])
     shapes, parameters = list[str](), list[Any]()
-    for number, row in enumerate(alike[1], 1):
-        shape, own = into.prepared(number, row)
+    for shape, own in into.prepared(alike[1]):
         shapes.append(shape)
         parameters += own
     before, after, others = into.around(query)
@@ -86,6 +86,7 @@ class _Columns:
 
     def __init__(self, db: peewee.Database, model: type[peewee.Model], keys: Iterable[str | peewee.Field]) -> None:
         self.db = db
+        self.model = model
         self.given = {key: _field(model, key) for key in keys}
         fields = dict.fromkeys(self.given.values())  # by hash: a field that is compared makes an SQL expression
         if len(fields) < len(self.given):
@@ -97,22 +98,31 @@ class _Columns:
         self._placeholders = f"({', '.join([db.param] * len(self._fields))})"
         self._converters = [f.converter(db) if isinstance(f, VectorField) else f.db_value for f in self._fields]
 
-    def prepared(self, number: int, values: Sequence[Any]) -> tuple[str, list[Any]]:
-        """A row in SQL, mostly of placeholders, and its parameters. Raises InvalidVector."""
-        if self._defaults:
-            values = [*values, *(value() if callable(value) else value for value in self._defaults)]
-        made, has_sql = list[Any](), False
-        try:
-            for convert, value in zip(self._converters, values, strict=True):
-                is_sql = isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)
-                made.append(value if is_sql else convert(value))
-                has_sql = has_sql or isinstance(made[-1], peewee.Node)  # as a JSONField makes it
-        except InvalidVector as error:
-            raise InvalidVector(f"row {number}, {self._fields[len(made)].name}: {error}") from None
-        if not has_sql:
-            return self._placeholders, made
-        spelled = [_spelled(self.db, value) for value in made]
-        return f"({', '.join(sql for sql, _ in spelled)})", [each for _, own in spelled for each in own]
+    def prepared(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+        """Each row in SQL, mostly of placeholders, and its parameters. Raises InvalidVector."""
+        # Bulk inserts wait for this: a name of a function is found sooner than one of a module.
+        placeholders, converters, defaults = self._placeholders, self._converters, self._defaults
+        node, model = peewee.Node, peewee.Model
+        for number, row in enumerate(rows, 1):
+            values = row
+            if defaults:
+                values = [*row, *(value() if callable(value) else value for value in defaults)]
+            made: list[Any] = []
+            has_sql = False
+            try:
+                for convert, value in zip(converters, values, strict=True):
+                    is_sql = isinstance(value, node) and not isinstance(value, model)
+                    parameter = value if is_sql else convert(value)
+                    made.append(parameter)
+                    if isinstance(parameter, node):  # as a JSONField makes it
+                        has_sql = True
+            except InvalidVector as error:
+                raise InvalidVector(f"row {number}, {self._fields[len(made)].name}: {error}") from None
+            if has_sql:
+                spelled = [_spelled(self.db, each) for each in made]
+                yield f"({', '.join(sql for sql, _ in spelled)})", [each for _, own in spelled for each in own]
+            else:
+                yield placeholders, made
 
     def around(self, query: peewee.ModelInsert) -> tuple[str, str, list[Any]]:
         """The SQL of a query before and after its rows, and the parameters of what comes after them."""
@@ -122,12 +132,12 @@ class _Columns:
         before, after = sql.split(f"({', '.join([_ROW] * len(self._fields))})")
         return before, after, [*others]
 
-    def insert(self, query: peewee.ModelInsert, rows: Iterable[tuple[int, Sequence[Any]]]) -> int:
-        """Insert numbered rows by one prepared statement for each shape that they have; how many they are."""
+    def insert(self, rows: Iterable[Sequence[Any]]) -> int:
+        """Insert rows by one prepared statement for each shape that they have; how many they are."""
         inserted, cursor = 0, self.db.cursor()
-        before, after, others = self.around(query)
-        for shape, group in groupby((self.prepared(number, row) for number, row in rows), key=itemgetter(0)):
-            cursor.executemany(before + shape + after, ([*parameters, *others] for _, parameters in group))
+        before, after, _ = self.around(self.model.insert_many([]).returning())
+        for shape, group in groupby(self.prepared(rows), key=itemgetter(0)):
+            cursor.executemany(before + shape + after, map(itemgetter(1), group))
             inserted += cursor.rowcount
         return inserted
 
