@@ -66,7 +66,8 @@ def unprivileged_python() -> list[str]:
     """The command of an interpreter that obeys the permissions of files, which root's does not."""
     if os.geteuid():
         return [sys.executable]
-    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable]
+    rights = "-dac_override,-dac_read_search"
+    command = ["setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}", sys.executable]
     try:
         subprocess.run([*command, "-c", ""], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:

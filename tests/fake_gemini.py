@@ -597,7 +597,7 @@ class FakeGemini:
         self._spaces: dict[tuple[str, int], _Directions] = {}
 
     def __enter__(self) -> Self:
-        self._servers = (_server(self, self._port), _Server(self, 0))
+        self._servers = (_server(self, self._port), _server(self, 0))
         self.url, self._elsewhere = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
         self._threads = [
             threading.Thread(target=server.accept, name="fake-gemini", daemon=True) for server in self._servers

@@ -37,7 +37,7 @@ def semantic(
     removes it; for a table that is there already the first sync or search makes it. Triggers queue what any program
     writes. Raises ColumnNotFound, InvalidKey, InvalidName.
     """
-    _refuse_others(model)
+    _refuse_no_model(model)
     meta = model._meta
     if isinstance(columns, str):
         raise UsageError(f"columns is {shown(columns)}: give a list of them")
@@ -87,15 +87,15 @@ def search_entities(
     question: str,
     *,
     k: int = 5,
-    where: Sequence[Node] | Node | None = (),
+    where: Iterable[Node] | Node | None = (),
     mode: Mode = "hybrid",
     offset: int = 0,
     sync: bool = True,
 ) -> list[tuple[_M, Hit]]:
     """The k entities that answer a question best, each with its hit: score, snippet and why; best first.
 
-    `where` are conditions as `model.select().where(...)` takes them. They act inside the search: k entities come
-    whenever k match. With `sync` what changed since the last one is indexed first, unless it would cost money that
+    `where` is a condition, or several, as `model.select().where(...)` takes them. It acts inside the search: k entities
+    come whenever k match. With `sync` what changed since the last one is indexed first, unless it would cost money that
     nobody has allowed. What an open `atomic()` has written is found by words at once, by meaning after its commit.
     Raises UsageError, EmbedderError, DatabaseUnavailable.
     """
@@ -129,22 +129,24 @@ class _WithIndex(SchemaManager):
 
 
 def _declared(model: type[Model]) -> Semantic:
-    _refuse_others(model)
+    _refuse_no_model(model)
     return entities.declared(model, "peewee", [model._meta.table_name])
 
 
-def _refuse_others(model: object) -> None:
+def _refuse_no_model(model: object) -> None:
     if not (isinstance(model, type) and issubclass(model, Model)):
         raise UsageError(f"{shown(model)} is no model: give the class itself, not an alias or a row of it")
 
 
 def _conditions(where: Any) -> Sequence[Node]:
     """Those given: several, one by itself, or None for none. Peewee would take other values as such, true or false."""
-    if where is None or isinstance(where, Node):
-        return () if where is None else (where,)
-    given = tuple(where) if isinstance(where, Iterable) and not isinstance(where, str) else (where,)
+    if where is None:
+        return ()
+    # A class of a model can be walked through: that reads its table.
+    is_one = isinstance(where, str | bytes | Mapping | Node | type)
+    given = tuple(where) if isinstance(where, Iterable) and not is_one else (where,)
     for each in given:
-        if not isinstance(each, Node):
+        if not isinstance(each, Node) or isinstance(each, Model):
             raise InvalidQuery(f"{shown(each)} is no condition: give such as [Document.category == 'poem']")
     return given
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .. import vector_index
 from ..driver import sqlite3
-from ..errors import ExtensionUnavailable, InvalidSetting, UsageError, shown
+from ..errors import ExtensionUnavailable, InvalidSetting, UsageError
 from ..store.transactions import mapped_errors
 from ..vector_index.candidates import DISTANCES
 
@@ -65,7 +65,8 @@ def register_vector(engine: _E) -> _E:
     """
     sync_engine: Any = getattr(engine, "sync_engine", engine)
     if not isinstance(sync_engine, Engine):
-        raise UsageError(f"{shown(engine)} is no engine: register_vector(sqlalchemy.create_engine(url))")
+        kind = type(engine).__name__  # what it is may be a URL with a password
+        raise UsageError(f"{kind} is no engine: register_vector(sqlalchemy.create_engine(url))")
     if sync_engine.dialect.name == "postgresql":
         from .postgres import register
 

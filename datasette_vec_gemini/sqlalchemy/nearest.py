@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.exc import CompileError
+from sqlalchemy.exc import ArgumentError, CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import QueryableAttribute
-from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql import coercions, operators, roles, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement, Label, _label_reference
 from sqlalchemy.sql.functions import FunctionElement
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute
     from sqlalchemy.sql import ColumnExpressionArgument
 
-    Conditions = Sequence[ColumnExpressionArgument[bool]] | ColumnExpressionArgument[bool] | None
+    Conditions = Iterable[ColumnExpressionArgument[bool]] | ColumnExpressionArgument[bool] | None
 
 _DISTANCES = {distance.metric: distance for distance in (CosineDistance, L2Distance, MaxInnerProduct)}
 _KEEPS_ORDER = (operators.asc_op, operators.nulls_first_op, operators.nulls_last_op)
@@ -56,9 +56,9 @@ def nearest(
 ) -> Select[Any]:
     """Select the k rows whose vector is nearest, nearest first: `(Entity, distance)`; of a table its columns, distance.
 
-    Filters act inside the search, whether given as `where` or added with `.where(…)`, by joins too: k rows come
-    whenever k rows match. `.limit()` and `.offset()` turn pages, as in any select. Rows without a vector are never
-    found. `metric` is needed only where a column has several indexes. Raises InvalidQuery, InvalidVector.
+    Filters act inside the search, whether given as `where`, one or several, or added with `.where(…)`, by joins too: k
+    rows come whenever k rows match. `.limit()` and `.offset()` turn pages, as in any select. Rows without a vector are
+    never found. `metric` is needed only where a column has several indexes. Raises InvalidQuery, InvalidVector.
     """
     limit = whole(k)
     entity, expression = _entity(column)
@@ -74,18 +74,28 @@ def nearest(
         )
     return (
         select(*entity, distance)
-        .where(Candidates(index.derived, key, expression, wanted), *conditions(where))
+        .where(Candidates(index.derived, key, expression, wanted), *as_conditions(where))
         .order_by(distance, key)
         .limit(limit)
     )
 
 
-def conditions(where: Any) -> tuple[Any, ...]:
-    """Those given: several, one by itself, which SQLAlchemy's own may be iterable too, or None for none."""
+def as_conditions(where: Any) -> list[Any]:
+    """Those given: several, one by itself, or None for none. Raises InvalidQuery for what is no condition."""
     if where is None:
-        return ()
-    is_one = isinstance(where, str | ClauseElement) or hasattr(where, "__clause_element__")
-    return tuple(where) if isinstance(where, Iterable) and not is_one else (where,)
+        return []
+    # Some of SQLAlchemy's own can be walked through as well: or_() has parts that need not hold together.
+    is_one = isinstance(where, str | bytes | Mapping | ClauseElement) or hasattr(where, "__clause_element__")
+    return [_condition(each) for each in (where if isinstance(where, Iterable) and not is_one else [where])]
+
+
+def _condition(value: Any) -> Any:
+    try:
+        if value is not None:  # which SQLAlchemy takes for one that is never true
+            return coercions.expect(roles.WhereHavingRole, value)
+    except ArgumentError:
+        pass
+    raise InvalidQuery(f"{shown(value)} is no condition: give such as [Document.category == 'poem']")
 
 
 def _entity(column: Any) -> tuple[Sequence[Any], Any]:

@@ -22,7 +22,7 @@ from ..errors import ColumnNotFound, InvalidKey, UsageError, shown
 from ..schema import source_key
 from .engine import on_driver
 from .index import is_for_good
-from .nearest import conditions
+from .nearest import as_conditions
 
 if TYPE_CHECKING:
     from ..keys import Key
@@ -123,19 +123,20 @@ def search_entities(
 ) -> list[tuple[_E, Hit]]:
     """The k entities that answer a question best, each with its hit: score, snippet and why; best first.
 
-    `where` are conditions as `select(entity).where(...)` takes them. They act inside the search: k entities come
-    whenever k match. With `sync` what changed since the last one is indexed first, unless it would cost money that
+    `where` is a condition, or several, as `select(entity).where(...)` takes them. It acts inside the search: k entities
+    come whenever k match. With `sync` what changed since the last one is indexed first, unless it would cost money that
     nobody has allowed. What the session itself has not committed is flushed and found by words at once, by meaning
     after the commit. Raises UsageError, EmbedderError, DatabaseUnavailable.
     """
     query = Query(question, k=k, mode=mode, offset=offset)
+    conditions = as_conditions(where)
     declared, session = _declared(entity), _checked(session, entity)
     if session.autoflush:
         session.flush()
     if sync:
         _apart(session, entity, declared.catch_up)
     index, asked = _within(session, entity, lambda raw: declared.asked(raw, query))
-    only = _keys(session, entity, index, conditions(where))
+    only = _keys(session, entity, index, conditions)
     return entities.matched(
         lambda deeper: _within(session, entity, lambda raw: entities.hits(raw, index, deeper, only=only)),
         lambda keys: _load(session, entity, index, keys),

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
-from sqlalchemy.sql import coercions, roles, visitors
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import DDLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement
 
@@ -32,7 +32,7 @@ from ..vector_index import whole
 from ..vector_index.candidates import MAX_CODES
 from ..vector_index.vec0 import check_name
 from ..vectors import checked
-from .nearest import conditions, has_text
+from .nearest import as_conditions, has_text
 from .types import Vector
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Vec0Table(Table):
         kind: Any = column.type
         asked = bindparam(None, checked(vector, kind.dimensions, nonzero=kind.nonzero), type_=kind, unique=True)
         # Of conditions on the key vec0 takes only a list of keys into the search.
-        given: list[Any] = [coercions.expect(roles.WhereHavingRole, condition) for condition in conditions(where)]
+        given = as_conditions(where)
         of_key = [condition for condition in given if _names(condition, key)]
         others = [condition for condition in given if not _names(condition, key)]
         statement = select(key, cast(self.c.distance, Float).label("distance")).where(

@@ -1,6 +1,7 @@
 """Text in, entities out: what holds in every ORM for a class that is tied to an index."""
 
 import random
+from contextlib import closing
 from itertools import chain
 
 import fake_gemini
@@ -104,6 +105,17 @@ def test_a_question_finds_entities_with_their_hits_whatever_their_key_is(open_do
     assert len(door.search("parse a date", where=None)) > 1
     chosen = door.search("parse a date", where=[of_reader])
     assert titles(chosen) == ["reader"]
+
+
+@pytest.mark.parametrize("wrong", ["title = 'reader'", [5], [None]])
+def test_what_is_no_condition_is_refused_before_anything_is_indexed(door, path, wrong):
+    door.search("parse a date")
+    door.add(row(9, "waits", "for an index"))
+    with pytest.raises(InvalidQuery, match="is no condition: give such as"):
+        door.search("parse a date", where=wrong)
+    with closing(connect(path)) as conn:
+        (index,) = indexes(conn)
+        assert status(conn, index).pending == 1
 
 
 def test_whoever_writes_a_row_it_is_found_as_it_is_now(door, write):

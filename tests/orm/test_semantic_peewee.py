@@ -72,7 +72,9 @@ def test_conditions_are_any_that_a_select_takes(db):
     assert uids(search_entities(db, Post, "tea", where=[peewee.fn.length(Post.text) > 100])) == []
 
 
-@pytest.mark.parametrize("wrong", ["text = 'tea'", ["text = 'tea'"], 5, [True]])
+@pytest.mark.parametrize(
+    "wrong", ["text = 'tea'", ["text = 'tea'"], b"tea", {}, 5, [True], [None], Post, Post(), [Post()]]
+)
 def test_what_is_no_condition_is_refused(db, wrong):
     with pytest.raises(InvalidQuery, match="is no condition: give such as"):
         search_entities(db, Post, "tea", where=wrong)

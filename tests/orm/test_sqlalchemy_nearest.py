@@ -1,5 +1,7 @@
 """Laws of reading: what nearest() finds, however it is filtered, paged, joined and ordered."""
 
+import re
+
 import numpy as np
 import oracle
 import pytest
@@ -65,9 +67,27 @@ def test_a_filter_by_itself_is_one_filter(library):
         assert library.run(lambda s, w=where: library.found(s, library.nearest(k=10, where=w))) == library.expected(
             only=only
         )
-    for wrong in ("id = 1", ["id = 1"], 5):
-        with pytest.raises(sa.exc.ArgumentError):
-            library.nearest(where=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["id = 1", b"id = 1", 5, {"id": 1}, {}])
+def test_what_is_no_condition_is_refused(library, wrong):
+    for where in (wrong, [wrong]):
+        with pytest.raises(InvalidQuery, match=rf"^{re.escape(repr(wrong))} is no condition: give such as \["):
+            library.nearest(where=where)
+    with pytest.raises(InvalidQuery, match=r"^None is no condition"):
+        library.nearest(where=[None])
+
+
+def test_a_filter_may_be_a_lambda_of_values_that_change(library):
+    document = library.Document
+
+    def above(least):
+        return library.nearest(k=10, where=lambda: document.id > least)
+
+    for least in (200, 100):
+        statement = above(least)
+        found = library.run(lambda s, st=statement: library.found(s, st))
+        assert found == library.expected(only=lambda key, least=least: key > least)
 
 
 def test_joined_tables_filter_inside_the_search(library):
