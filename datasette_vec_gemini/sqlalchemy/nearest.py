@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
-    ColumnClause,
     Select,
     Table,
-    TextClause,
     bindparam,
     case,
     literal_column,
     select,
 )
-from sqlalchemy.exc import ArgumentError, CompileError
+from sqlalchemy.exc import CompileError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import QueryableAttribute
-from sqlalchemy.sql import coercions, operators, roles, visitors
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ClauseElement, ColumnElement, Label, _label_reference
 from sqlalchemy.sql.functions import FunctionElement
@@ -31,19 +29,18 @@ from sqlalchemy.sql.visitors import InternalTraversal
 from ..errors import InvalidQuery, shown
 from ..vector_index import ALL_ROWS, DerivedIndex, whole
 from ..vectors import checked
+from .conditions import as_conditions, has_text
 from .index import VectorIndex, vector_indexes
 from .types import CosineDistance, Distance, L2Distance, MaxInnerProduct, Vector, as_printed
 
 if TYPE_CHECKING:
     from sqlalchemy import Column
     from sqlalchemy.orm import InstrumentedAttribute
-    from sqlalchemy.sql import ColumnExpressionArgument
 
-    Conditions = Iterable[ColumnExpressionArgument[bool]] | ColumnExpressionArgument[bool] | None
+    from .conditions import Conditions
 
 _DISTANCES = {distance.metric: distance for distance in (CosineDistance, L2Distance, MaxInnerProduct)}
 _KEEPS_ORDER = (operators.asc_op, operators.nulls_first_op, operators.nulls_last_op)
-_SELECTED_BY_EXISTS = {"1", "*"}
 
 
 def nearest(
@@ -78,24 +75,6 @@ def nearest(
         .order_by(distance, key)
         .limit(limit)
     )
-
-
-def as_conditions(where: Any) -> list[Any]:
-    """Those given: several, one by itself, or None for none. Raises InvalidQuery for what is no condition."""
-    if where is None:
-        return []
-    # Some of SQLAlchemy's own can be walked through as well: or_() has parts that need not hold together.
-    is_one = isinstance(where, str | bytes | Mapping | ClauseElement) or hasattr(where, "__clause_element__")
-    return [_condition(each) for each in (where if isinstance(where, Iterable) and not is_one else [where])]
-
-
-def _condition(value: Any) -> Any:
-    try:
-        if value is not None:  # which SQLAlchemy takes for one that is never true
-            return coercions.expect(roles.WhereHavingRole, value)
-    except ArgumentError:
-        pass
-    raise InvalidQuery(f"{shown(value)} is no condition: give such as [Document.category == 'poem']")
 
 
 def _entity(column: Any) -> tuple[Sequence[Any], Any]:
@@ -209,15 +188,6 @@ def _contains(clause: ClauseElement, element: ClauseElement) -> bool:
 def _is_whole(source: FromClause) -> bool:
     """Whether a table or an alias has all rows of the table, as a subquery under an alias need not."""
     return isinstance(source.element if isinstance(source, Alias) else source, Table)
-
-
-def has_text(condition: ClauseElement) -> bool:
-    """Whether a condition holds SQL as text, which may name any column of any table."""
-    return any(
-        isinstance(each, TextClause)
-        or (isinstance(each, ColumnClause) and each.table is None and each.name not in _SELECTED_BY_EXISTS)
-        for each in visitors.iterate(condition)
-    )
 
 
 def _without_idle_joins(source: FromClause, conditions: Sequence[ClauseElement]) -> FromClause:

@@ -20,14 +20,14 @@ from ..domain import Embedder, Hit, Index, Mode, Quantize, Query, SyncReport
 from ..entities import Semantic
 from ..errors import ColumnNotFound, InvalidKey, UsageError, shown
 from ..schema import source_key
+from .conditions import as_conditions
 from .engine import on_driver
 from .index import is_for_good
-from .nearest import as_conditions
 
 if TYPE_CHECKING:
     from ..keys import Key
     from ..syncing import OnProgress
-    from .nearest import Conditions
+    from .conditions import Conditions
 
 _E = TypeVar("_E")
 _R = TypeVar("_R")

@@ -32,11 +32,11 @@ from ..vector_index import whole
 from ..vector_index.candidates import MAX_CODES
 from ..vector_index.vec0 import check_name
 from ..vectors import checked
-from .nearest import as_conditions, has_text
+from .conditions import as_conditions, has_text
 from .types import Vector
 
 if TYPE_CHECKING:
-    from .nearest import Conditions
+    from .conditions import Conditions
 
 _METRICS = ("cosine", "l2", "l1")
 _TYPES: dict[type[Any], str] = {Boolean: "boolean", Integer: "integer", Float: "float", String: "text"}
