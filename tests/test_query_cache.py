@@ -2,13 +2,14 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from fake_gemini import KEY, FakeGemini
 
 from datasette_vec_gemini import Access, load_embedder
+from datasette_vec_gemini.embedders import cached
 from datasette_vec_gemini.embedders.cached import MOST_AT_ONCE, QueryCache
 from datasette_vec_gemini.errors import EmbedderUnavailable, EmbeddingFailed, ServiceUnavailable
 
@@ -37,10 +38,18 @@ def until(condition):
 
 
 def together(cache, model, count, *, question="q", timeout_seconds=5.0):
-    """So many threads that ask the same, then the answer."""
-    with ThreadPoolExecutor(count) as pool:
+    """So many threads that ask the same; the answer comes when all of them wait for it."""
+    waiting = []
+
+    class Awaited(Future):
+        def result(self, timeout=None):
+            waiting.append(timeout)
+            return super().result(timeout)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(count) as pool:
+        patch.setattr(cached, "Future", Awaited)
         asked = [pool.submit(cache.answer, question, model, timeout_seconds=timeout_seconds) for _ in range(count)]
-        until(lambda: model.calls)
+        until(lambda: len(waiting) == count)
         model.may.set()
         return [future.exception() or future.result() for future in asked]
 
