@@ -135,7 +135,7 @@ class _Columns:
     def insert(self, rows: Iterable[Sequence[Any]]) -> int:
         """Insert rows by one prepared statement for each shape that they have; how many they are."""
         inserted, cursor = 0, self.db.cursor()
-        before, after, _ = self.around(self.model.insert_many([]).returning())
+        before, after, _ = self.around(self.model.insert_many([]).returning())  # nothing with parameters follows
         for shape, group in groupby(self.prepared(rows), key=itemgetter(0)):
             cursor.executemany(before + shape + after, map(itemgetter(1), group))
             inserted += cursor.rowcount

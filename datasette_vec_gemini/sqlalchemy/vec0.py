@@ -126,8 +126,8 @@ class Vec0Table(Table):
     ) -> CTE:
         """The k nearest as a table of key and distance to join with; it has no order.
 
-        `among` is a select of the keys to search in, `where` are conditions on columns of this table: both act inside
-        the search, which conditions on what is joined do not. Raises InvalidQuery, InvalidVector.
+        `among` is a select of the keys to search in, `where` a condition on columns of this table, or several: both act
+        inside the search, which conditions on what is joined do not. Raises InvalidQuery, InvalidVector.
         """
         wanted = whole(k)
         if wanted > MAX_CODES:
