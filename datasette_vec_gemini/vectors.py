@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -104,10 +104,7 @@ def checked(value: Any, dimensions: int, *, nonzero: bool | Callable[[], bool] =
     `nonzero` says whether zeros are refused; what is called for that is called for zeros only. Raises InvalidVector, a
     ValueError, for text, another shape, NaN or infinity, and for zeros then.
     """
-    is_ready = type(value) is np.ndarray and value.dtype is _FLOAT32 and value.ndim == 1  # a mask would hide NaN
-    vector: Vector = value if is_ready else _floats(value, dimensions)
-    if len(vector) != dimensions:
-        raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
+    vector = _sized(value, dimensions)
     # One number tells all in nearly every case; it may be infinite or 0 for very large and very small vectors too.
     if not 0 < np.vdot(vector, vector) < math.inf:  # which never warns
         if not np.isfinite(vector).all():
@@ -137,6 +134,48 @@ def parameters(dimensions: int, *, nonzero: bool = False) -> Callable[[Any], byt
         return None if value is None else as_blob(checked(value, dimensions, nonzero=nonzero))
 
     return made
+
+
+def packing(dimensions: int) -> Callable[[Any], bytes | None]:
+    """What packs each of many vectors at once, so that it may change then; `first_refused` looks at its numbers later.
+
+    None stays None. What is made raises InvalidVector for text and other shapes.
+    """
+    array, shape = np.ndarray, (dimensions,)
+
+    def packed(value: Any) -> bytes | None:
+        if type(value) is array and value.dtype is _PACKED and value.shape == shape:
+            return value.tobytes()
+        return None if value is None else as_blob(_sized(value, dimensions))
+
+    return packed
+
+
+def first_refused(
+    packed: Sequence[bytes | None], dimensions: int, *, nonzero: bool = False
+) -> tuple[int, InvalidVector] | None:
+    """Which of many packed vectors, of that many numbers each, is the first that `checked` refuses, and its error.
+
+    A hundred together take a fifth of the time of one by one, most of which NumPy needs to be called.
+    """
+    rows = np.frombuffer(b"".join(filter(None, packed)), dtype=_PACKED).reshape(-1, dimensions)
+    lengths = np.einsum("ij,ij->i", rows, rows)  # which never warns
+    places = [place for place, blob in enumerate(packed) if blob is not None]
+    for number in np.flatnonzero(~((lengths > 0) & (lengths < math.inf))):
+        try:
+            checked(rows[number], dimensions, nonzero=nonzero)
+        except InvalidVector as error:
+            return places[number], error
+    return None
+
+
+def _sized(value: Any, dimensions: int) -> Vector:
+    """A vector of so many numbers, finite or not."""
+    is_ready = type(value) is np.ndarray and value.dtype is _FLOAT32 and value.ndim == 1  # a mask would hide NaN
+    vector: Vector = value if is_ready else _floats(value, dimensions)
+    if len(vector) != dimensions:
+        raise InvalidVector(f"expected {dimensions} dimensions, not {len(vector)}")
+    return vector
 
 
 def _floats(value: Any, dimensions: int) -> Vector:

@@ -13,9 +13,11 @@ from datasette_vec_gemini.errors import InvalidVector
 from datasette_vec_gemini.vectors import (
     as_blob,
     checked,
+    first_refused,
     int8_scale,
     normalise,
     pack,
+    packing,
     parameters,
     quantise_int8,
     unpack,
@@ -191,6 +193,37 @@ def test_parameters_are_looked_at_as_bytes_are():
     assert (repr(one) == repr(same), repr(one) == repr(other), str(one) == repr(one)) == (True, False, True)
     assert (("select ?", one) == ("select ?", other), bool(one)) == (False, True)
     assert pickle.loads(pickle.dumps(one)) == one
+
+
+@given(
+    st.lists(
+        st.none() | st.lists(FLOATS, min_size=3, max_size=3) | st.just([0.0] * 3) | st.just([3e30] * 3), max_size=9
+    ),
+    st.sampled_from([list, np.float32, np.array, pack]),
+    st.booleans(),
+)
+def test_vectors_that_are_packed_and_looked_at_together_are_what_each_is_alone(rows, form, nonzero):
+    given_rows = [row and form(row) for row in rows]
+    packed = [*map(packing(3), given_rows)]
+    refusals = []
+    for place, row in enumerate(given_rows):
+        try:
+            assert packed[place] == (None if row is None else as_blob(checked(row, 3, nonzero=nonzero)))
+        except InvalidVector as error:
+            refusals.append((place, str(error)))
+    refused = first_refused(packed, 3, nonzero=nonzero)
+    assert (refused and (refused[0], str(refused[1]))) == (refusals[0] if refusals else None)
+
+
+def test_what_is_packed_may_change_afterwards_and_what_is_no_vector_is_refused():
+    vector = np.ones(3, dtype=np.float32)
+    packed = packing(3)
+    blob = packed(vector)
+    vector[:] = 2
+    assert blob == pack([1, 1, 1])
+    for wrong in (vector[:2], vector.reshape(1, 3), "abc", 5):
+        with pytest.raises(InvalidVector):
+            packed(wrong)
 
 
 def test_checked_asks_whether_zeros_are_refused_for_zeros_only():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby
-from operator import itemgetter
+from itertools import chain
 from typing import Any
 
 import peewee
@@ -14,6 +13,8 @@ from .dialects import bound_database
 from .fields import VectorField
 
 _ROW = ":a value of a row:"
+_RUN = 100
+"""So many rows are looked at together: NumPy's calls cost little then, and the vectors are in the processor's cache."""
 
 
 def bulk_insert(model: type[peewee.Model], rows: Iterable[Mapping[str | peewee.Field, Any]]) -> int:
@@ -60,9 +61,9 @@ def at_once(db: peewee.Database, query: peewee.ModelInsert) -> tuple[str, list[A
         return one
     into = _Columns(db, query.model, alike[0])
     shapes, parameters = list[str](), list[Any]()
-    for shape, own in into.prepared(alike[1]):
-        shapes.append(shape)
-        parameters += own
+    for shape, run in into.runs(alike[1]):
+        shapes += [shape] * len(run)
+        parameters += chain.from_iterable(run)
     before, after, others = into.around(query)
     return before + ", ".join(shapes) + after, [*parameters, *others]
 
@@ -96,33 +97,71 @@ class _Columns:
         if not self._fields:
             raise UsageError("the rows have no fields: name one at least")
         self._placeholders = f"({', '.join([db.param] * len(self._fields))})"
-        self._converters = [f.converter(db) if isinstance(f, VectorField) else f.db_value for f in self._fields]
+        of_vectors = {n: f.for_many(db) for n, f in enumerate(self._fields) if isinstance(f, VectorField)}
+        self._converters = [of_vectors[n][0] if n in of_vectors else f.db_value for n, f in enumerate(self._fields)]
+        self._looks = [(n, first_refused) for n, (_, first_refused) in of_vectors.items() if first_refused]
+        self._plain = set[type]()
 
-    def prepared(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
-        """Each row in SQL, mostly of placeholders, and its parameters. Raises InvalidVector."""
+    def runs(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Sequence[Any]]]]:
+        """Rows that follow each other, a hundred at most: their SQL, mostly placeholders, and the parameters of each.
+
+        Values may change as soon as the next row is asked for. Raises InvalidVector.
+        """
         # Bulk inserts wait for this: a name of a function is found sooner than one of a module.
-        placeholders, converters, defaults = self._placeholders, self._converters, self._defaults
-        node, model = peewee.Node, peewee.Model
+        placeholders, converters, defaults, plain = self._placeholders, self._converters, self._defaults, self._plain
+        shape, run, number = placeholders, list[Sequence[Any]](), 0
         for number, row in enumerate(rows, 1):
             values = row
             if defaults:
                 values = [*row, *(value() if callable(value) else value for value in defaults)]
-            made: list[Any] = []
-            has_sql = False
+            is_plain = plain.issuperset(map(type, values)) or self._are_plain(values)
             try:
-                for convert, value in zip(converters, values, strict=True):
-                    is_sql = isinstance(value, node) and not isinstance(value, model)
-                    parameter = value if is_sql else convert(value)
-                    made.append(parameter)
-                    if isinstance(parameter, node):  # as a JSONField makes it
-                        has_sql = True
+                made: Sequence[Any] = [
+                    convert(value) if is_plain or not _is_sql(value) else value
+                    for convert, value in zip(converters, values, strict=True)
+                ]
+            except InvalidVector:
+                self._look(values, number)
+                raise
+            own = placeholders
+            if not (plain.issuperset(map(type, made)) or self._are_plain(made)):  # a JSONField makes SQL, too
+                self._look(values, number)
+                own, made = self._spelled(made)
+            if len(run) == _RUN or (own != shape and run):
+                yield shape, self._looked_at(run, number) if shape is placeholders else run
+                run = []
+            shape = own
+            run.append(made)
+        if run:
+            yield shape, self._looked_at(run, number + 1) if shape is placeholders else run
+
+    def _are_plain(self, values: Sequence[Any]) -> bool:
+        """Whether no value is an expression; types that are none are known from then on."""
+        kinds = {type(value) for value in values if not _is_sql(value)}
+        self._plain |= kinds
+        return kinds.issuperset(map(type, values))
+
+    def _looked_at(self, run: list[Sequence[Any]], following: int) -> list[Sequence[Any]]:
+        """The same rows, which end before the row of that number."""
+        for position, first_refused in self._looks:
+            if refused := first_refused([made[position] for made in run]):
+                place, error = refused
+                raise InvalidVector(f"row {following - len(run) + place}, {self._fields[position].name}: {error}")
+        return run
+
+    def _look(self, values: Sequence[Any], number: int) -> None:
+        """Raise InvalidVector, with the number of the row, for the first value that is no vector and should be one."""
+        for field, value in zip(self._fields, values, strict=True):
+            try:
+                if isinstance(field, VectorField) and not _is_sql(value):
+                    field.db_value(value)
             except InvalidVector as error:
-                raise InvalidVector(f"row {number}, {self._fields[len(made)].name}: {error}") from None
-            if has_sql:
-                spelled = [_spelled(self.db, each) for each in made]
-                yield f"({', '.join(sql for sql, _ in spelled)})", [each for _, own in spelled for each in own]
-            else:
-                yield placeholders, made
+                raise InvalidVector(f"row {number}, {field.name}: {error}") from None
+
+    def _spelled(self, made: Sequence[Any]) -> tuple[str, list[Any]]:
+        """A row of expressions as SQL, and its parameters."""
+        spelled = [_spelled(self.db, each) for each in made]
+        return f"({', '.join(sql for sql, _ in spelled)})", [each for _, own in spelled for each in own]
 
     def around(self, query: peewee.ModelInsert) -> tuple[str, str, list[Any]]:
         """The SQL of a query before and after its rows, and the parameters of what comes after them."""
@@ -136,10 +175,14 @@ class _Columns:
         """Insert rows by one prepared statement for each shape that they have; how many they are."""
         inserted, cursor = 0, self.db.cursor()
         before, after, _ = self.around(self.model.insert_many([]).returning())  # nothing with parameters follows
-        for shape, group in groupby(self.prepared(rows), key=itemgetter(0)):
-            cursor.executemany(before + shape + after, map(itemgetter(1), group))
+        for shape, run in self.runs(rows):
+            cursor.executemany(before + shape + after, run)
             inserted += cursor.rowcount
         return inserted
+
+
+def _is_sql(value: Any) -> bool:
+    return isinstance(value, peewee.Node) and not isinstance(value, peewee.Model)
 
 
 def _spelled(db: peewee.Database, value: Any) -> tuple[str, Sequence[Any]]:

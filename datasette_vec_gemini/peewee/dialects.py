@@ -6,11 +6,13 @@ on PostgreSQL, and in tests that bind it elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peewee import ImproperlyConfigured, ModelAlias, PostgresqlDatabase, Proxy, SqliteDatabase
+
+from ..errors import InvalidVector
 
 if TYPE_CHECKING:
     from peewee import CTE, Database, Expression, Model, Node, Select
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from ..vectors import Vector
     from .fields import VectorField
     from .nearest import Nearest
+
+
+ForMany = tuple[Callable[[Any], Any], Callable[[Sequence[Any]], tuple[int, InvalidVector] | None] | None]
+"""What makes the parameter of a vector, raising InvalidVector; and, if that does not look at its numbers, what does so
+for several parameters: which is the first that is refused, and why."""
 
 
 class Dialect(Protocol):
@@ -33,8 +40,8 @@ class Dialect(Protocol):
     def to_column(self, vector: Vector) -> Any:
         """A checked float32 vector as the parameter of a statement."""
 
-    def parameters(self, dimensions: int, *, nonzero: bool) -> Callable[[Any], Any]:
-        """What makes parameters of the vectors of many rows, which are written at once. It raises InvalidVector."""
+    def for_many(self, dimensions: int, *, nonzero: bool) -> ForMany:
+        """What writes the vectors of many rows at once."""
 
     def from_column(self, value: Any) -> list[float]:
         """What the driver returned for a column, as Python's floats."""

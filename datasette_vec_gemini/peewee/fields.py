@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from peewee import SQL, ColumnBase, Field, Node
 
 from ..errors import InvalidSetting, InvalidVector
 from ..vectors import Vector, check_dimensions, checked
-from .dialects import Dialect, bound_database, dialect_of
+from .dialects import Dialect, ForMany, bound_database, dialect_of
 from .index import VectorSchemaManager, indexes_of
 
 if TYPE_CHECKING:
@@ -50,11 +49,11 @@ class VectorField(Field):
             return None
         return self._dialect().to_column(checked(value, self.dimensions, nonzero=self._has_directions))
 
-    def converter(self, database: Database) -> Callable[[Any], Any]:
+    def for_many(self, database: Database) -> ForMany:
         """`db_value` for many rows that are written to a database at once."""
         if type(self).db_value is not VectorField.db_value:  # a subclass has its own
-            return self.db_value
-        return dialect_of(database).parameters(self.dimensions, nonzero=self._has_directions())
+            return self.db_value, None
+        return dialect_of(database).for_many(self.dimensions, nonzero=self._has_directions())
 
     def _has_directions(self) -> bool:
         """Whether an index, or the Vec0Model that this is a field of, compares by cosine."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from peewee import Expression, ModelSelect, Node, Value, fn
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..vector_index import DerivedIndex
     from ..vectors import Vector
+    from .dialects import ForMany
     from .fields import VectorField
     from .nearest import Nearest
 
@@ -36,9 +36,9 @@ class PostgresDialect:
         """The text form of pgvector, which needs no adapter on the connection."""
         return to_text(vector)
 
-    def parameters(self, dimensions: int, *, nonzero: bool) -> Callable[[Any], Any]:
+    def for_many(self, dimensions: int, *, nonzero: bool) -> ForMany:
         """The same."""
-        return lambda value: None if value is None else to_text(checked(value, dimensions, nonzero=nonzero))
+        return lambda value: None if value is None else to_text(checked(value, dimensions, nonzero=nonzero)), None
 
     def from_column(self, value: Any) -> Any:
         """A list of floats; what is no text, such as a distance, as it is."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ from peewee import SQL, Case, Expression, Field, ImproperlyConfigured, ModelSele
 
 from ..schema import quote_identifier
 from ..vector_index.candidates import DISTANCES, MAX_CODES
-from ..vectors import Vector, as_blob, pack, parameters, unpack
+from ..vectors import Vector, as_blob, first_refused, pack, packing, unpack
 from .database import VectorSqliteMixin
-from .dialects import base, bound_database
+from .dialects import ForMany, base, bound_database
 from .nearest import FITS, NEAREST, Pieces
 from .vec0 import Vec0Model
 
@@ -45,9 +44,9 @@ class SqliteDialect:
         """Little-endian float32, sqlite-vec's own format."""
         return as_blob(vector)
 
-    def parameters(self, dimensions: int, *, nonzero: bool) -> Callable[[Any], Any]:
-        """The same, of arrays without a copy."""
-        return parameters(dimensions, nonzero=nonzero)
+    def for_many(self, dimensions: int, *, nonzero: bool) -> ForMany:
+        """The same; the numbers of many vectors are looked at together."""
+        return packing(dimensions), partial(first_refused, dimensions=dimensions, nonzero=nonzero)
 
     def from_column(self, value: Any) -> Any:
         """A list of floats; what is no BLOB, such as a distance, as it is."""

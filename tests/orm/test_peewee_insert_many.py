@@ -4,6 +4,7 @@ import logging
 from contextlib import nullcontext
 from itertools import chain, count
 
+import numpy as np
 import pytest
 
 pytest.importorskip("peewee", reason="needs Peewee: pip install 'datasette-vec-gemini[peewee]'")
@@ -280,4 +281,48 @@ def test_an_error_tells_which_row_is_wrong(tmp_path):
     with pytest.raises(IntegrityError, match="UNIQUE"):
         doc.insert_many(rows("a", "first", "b")).execute()
     assert doc.select().count() == 1
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "write", [bulk_insert, lambda doc, rows: doc.insert_many(rows).execute()], ids=["bulk", "many"]
+)
+@pytest.mark.parametrize(
+    "wrong", [(float("nan"), "NaN"), (float("inf"), "infinity"), (0, "no direction")], ids=["NaN", "infinity", "zero"]
+)
+@pytest.mark.parametrize(
+    "row",
+    [(1, "a"), (100, "a"), (101, "a"), (101, fn.upper("a")), (230, "a")],
+    ids=["first", "at an end", "after it", "of SQL", "last"],
+)
+def test_the_wrong_vector_among_many_is_found_and_nothing_is_written(tmp_path, write, wrong, row):
+    db, _, doc = opened(tmp_path / "test.db")
+    (value, message), (at, title) = wrong, row
+    many = [
+        {"title": str(n), "embedding": [None, np.array([1, n], dtype=np.float32), [n, 1.0]][n % 3]}
+        for n in range(1, 231)
+    ]
+    many[at - 1] = {"title": title, "embedding": np.full(2, value, dtype=np.float32)}
+    with pytest.raises(InvalidVector, match=f"row {at}, embedding: .*{message}"):
+        write(doc, many)
+    assert doc.select().count() == 1
+    many[at - 1]["embedding"] = np.array([5, 5], dtype=np.float32)
+    write(doc, many)
+    stored = [embedding for (embedding,) in doc.select(doc.embedding).order_by(doc.id).offset(1).tuples()]
+    assert stored == [None if row["embedding"] is None else [*row["embedding"]] for row in many]
+    db.close()
+
+
+@pytest.mark.parametrize("make", [lambda: np.zeros(2, dtype=np.float32), lambda: [0.0, 0.0]], ids=["array", "list"])
+def test_rows_in_bulk_may_use_one_vector_again(tmp_path, make):
+    db, _, doc = opened(tmp_path / "test.db")
+    vector = make()
+
+    def reusing():
+        for n in range(250):
+            vector[:] = [1, n]
+            yield {"title": str(n), "embedding": vector}
+
+    assert bulk_insert(doc, reusing()) == 250
+    assert [row.embedding for row in doc.select().order_by(doc.id).offset(1)] == [[1, n] for n in range(250)]
     db.close()

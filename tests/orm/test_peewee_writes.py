@@ -273,15 +273,18 @@ def test_rows_in_bulk_may_hold_expressions_and_fields_that_make_them(db):
 
     db.create_tables([Note])
     titles = ["plain", fn.upper("loud"), fn.lower(fn.substr("QUIETLY", 1, 5)), "plain"]
-    rows = [{"title": title, "made_of": {"n": n} if n else None} for n, title in enumerate(titles)]
+    rows = [
+        {"title": title, "made_of": {"n": n} if n else None, "embedding": [n, 1] if n % 2 else None}
+        for n, title in enumerate(titles)
+    ]
     assert bulk_insert(Note, rows) == 4
     assert bulk_insert(Note, [{"title": "default", "embedding": [1, 2]}]) == 1
     found = Note.select(Note.title, Note.made_of, Note.embedding).order_by(Note.id).tuples()
     assert list(found) == [
         ("plain", None, None),
-        ("LOUD", {"n": 1}, None),
+        ("LOUD", {"n": 1}, [1, 1]),
         ("quiet", {"n": 2}, None),
-        ("plain", {"n": 3}, None),
+        ("plain", {"n": 3}, [3, 1]),
         ("default", {}, [1, 2]),
     ]
 
