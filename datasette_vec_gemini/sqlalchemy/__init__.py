@@ -7,6 +7,7 @@ except ImportError as error:
         "datasette_vec_gemini.sqlalchemy needs SQLAlchemy: pip install 'datasette-vec-gemini[sqlalchemy]'"
     ) from error
 
+from . import bulk as _bulk  # noqa: F401  # it listens to sessions
 from . import postgres as _postgres  # noqa: F401  # how PostgreSQL spells what the others declare
 from .engine import create_async_engine, create_engine, register_vector
 from .index import VectorIndex, sync_indexes
