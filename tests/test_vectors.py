@@ -201,10 +201,11 @@ def test_parameters_are_looked_at_as_bytes_are():
     ),
     st.sampled_from([list, np.float32, np.array, pack]),
     st.booleans(),
+    st.booleans(),
 )
-def test_vectors_that_are_packed_and_looked_at_together_are_what_each_is_alone(rows, form, nonzero):
+def test_vectors_that_are_packed_and_looked_at_together_are_what_each_is_alone(rows, form, nonzero, copy):
     given_rows = [row and form(row) for row in rows]
-    packed = [*map(packing(3), given_rows)]
+    packed = [*map(packing(3, copy=copy), given_rows)]
     refusals = []
     for place, row in enumerate(given_rows):
         try:
@@ -215,12 +216,13 @@ def test_vectors_that_are_packed_and_looked_at_together_are_what_each_is_alone(r
     assert (refused and (refused[0], str(refused[1]))) == (refusals[0] if refusals else None)
 
 
-def test_what_is_packed_may_change_afterwards_and_what_is_no_vector_is_refused():
+@pytest.mark.parametrize("copy", [True, False])
+def test_what_is_packed_may_change_afterwards_if_it_is_copied_and_what_is_no_vector_is_refused(copy):
     vector = np.ones(3, dtype=np.float32)
-    packed = packing(3)
+    packed = packing(3, copy=copy)
     blob = packed(vector)
     vector[:] = 2
-    assert blob == pack([1, 1, 1])
+    assert blob == pack([1, 1, 1] if copy else [2, 2, 2])
     for wrong in (vector[:2], vector.reshape(1, 3), "abc", 5):
         with pytest.raises(InvalidVector):
             packed(wrong)

@@ -29,7 +29,7 @@ def bulk_insert(model: type[peewee.Model], rows: Iterable[Mapping[str | peewee.F
     first = next(rows, None)
     if first is None:
         return 0
-    into = _Columns(bound_database(model), model, first)
+    into = _Columns(bound_database(model), model, first, copy=True)
 
     def values() -> Iterator[list[Any]]:
         keys = into.given.keys()
@@ -59,7 +59,7 @@ def at_once(db: peewee.Database, query: peewee.ModelInsert) -> tuple[str, list[A
         one = query.clone()
         one._insert = taken
         return one
-    into = _Columns(db, query.model, alike[0])
+    into = _Columns(db, query.model, alike[0], copy=False)
     shapes, parameters = list[str](), list[Any]()
     for shape, run in into.runs(alike[1]):
         shapes += [shape] * len(run)
@@ -85,7 +85,9 @@ def _alike(rows: Sequence[Any], query: peewee.ModelInsert) -> tuple[list[str], S
 class _Columns:
     """The fields that rows fill: those whose keys are given, in their order, and those that have defaults."""
 
-    def __init__(self, db: peewee.Database, model: type[peewee.Model], keys: Iterable[str | peewee.Field]) -> None:
+    def __init__(
+        self, db: peewee.Database, model: type[peewee.Model], keys: Iterable[str | peewee.Field], *, copy: bool
+    ) -> None:
         self.db = db
         self.model = model
         self.given = {key: _field(model, key) for key in keys}
@@ -97,7 +99,7 @@ class _Columns:
         if not self._fields:
             raise UsageError("the rows have no fields: name one at least")
         self._placeholders = f"({', '.join([db.param] * len(self._fields))})"
-        of_vectors = {n: f.for_many(db) for n, f in enumerate(self._fields) if isinstance(f, VectorField)}
+        of_vectors = {n: f.for_many(db, copy=copy) for n, f in enumerate(self._fields) if isinstance(f, VectorField)}
         self._converters = [of_vectors[n][0] if n in of_vectors else f.db_value for n, f in enumerate(self._fields)]
         self._looks = [(n, first_refused) for n, (_, first_refused) in of_vectors.items() if first_refused]
         self._plain = set[type]()
@@ -105,7 +107,7 @@ class _Columns:
     def runs(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Sequence[Any]]]]:
         """Rows that follow each other, a hundred at most: their SQL, mostly placeholders, and the parameters of each.
 
-        Values may change as soon as the next row is asked for. Raises InvalidVector.
+        With `copy` values may change as soon as the next row is asked for. Raises InvalidVector.
         """
         # Bulk inserts wait for this: a name of a function is found sooner than one of a module.
         placeholders, converters, defaults, plain = self._placeholders, self._converters, self._defaults, self._plain

@@ -40,8 +40,8 @@ class Dialect(Protocol):
     def to_column(self, vector: Vector) -> Any:
         """A checked float32 vector as the parameter of a statement."""
 
-    def for_many(self, dimensions: int, *, nonzero: bool) -> ForMany:
-        """What writes the vectors of many rows at once."""
+    def for_many(self, dimensions: int, *, nonzero: bool, copy: bool) -> ForMany:
+        """What writes the vectors of many rows at once; without `copy` they stay as they are until that is done."""
 
     def from_column(self, value: Any) -> list[float]:
         """What the driver returned for a column, as Python's floats."""

@@ -49,11 +49,11 @@ class VectorField(Field):
             return None
         return self._dialect().to_column(checked(value, self.dimensions, nonzero=self._has_directions))
 
-    def for_many(self, database: Database) -> ForMany:
-        """`db_value` for many rows that are written to a database at once."""
+    def for_many(self, database: Database, *, copy: bool) -> ForMany:
+        """`db_value` for many rows that are written to a database at once. See Dialect."""
         if type(self).db_value is not VectorField.db_value:  # a subclass has its own
             return self.db_value, None
-        return dialect_of(database).for_many(self.dimensions, nonzero=self._has_directions())
+        return dialect_of(database).for_many(self.dimensions, nonzero=self._has_directions(), copy=copy)
 
     def _has_directions(self) -> bool:
         """Whether an index, or the Vec0Model that this is a field of, compares by cosine."""

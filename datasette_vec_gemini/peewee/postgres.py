@@ -36,8 +36,9 @@ class PostgresDialect:
         """The text form of pgvector, which needs no adapter on the connection."""
         return to_text(vector)
 
-    def for_many(self, dimensions: int, *, nonzero: bool) -> ForMany:
+    def for_many(self, dimensions: int, *, nonzero: bool, copy: bool) -> ForMany:
         """The same."""
+        del copy
         return lambda value: None if value is None else to_text(checked(value, dimensions, nonzero=nonzero)), None
 
     def from_column(self, value: Any) -> Any:

@@ -44,9 +44,9 @@ class SqliteDialect:
         """Little-endian float32, sqlite-vec's own format."""
         return as_blob(vector)
 
-    def for_many(self, dimensions: int, *, nonzero: bool) -> ForMany:
+    def for_many(self, dimensions: int, *, nonzero: bool, copy: bool) -> ForMany:
         """The same; the numbers of many vectors are looked at together."""
-        return packing(dimensions), partial(first_refused, dimensions=dimensions, nonzero=nonzero)
+        return packing(dimensions, copy=copy), partial(first_refused, dimensions=dimensions, nonzero=nonzero)
 
     def from_column(self, value: Any) -> Any:
         """A list of floats; what is no BLOB, such as a distance, as it is."""

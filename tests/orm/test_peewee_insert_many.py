@@ -43,6 +43,14 @@ def reused(titles):
         yield row
 
 
+def of_one_array(titles):
+    """Rows whose vectors are one and the same array."""
+    array = np.ones(2, dtype=np.float32)
+    for title in titles:
+        array[:] += 1
+        yield {"title": title, "embedding": array}
+
+
 def twice(query):
     return [query.execute(), query.execute()]
 
@@ -153,6 +161,7 @@ CASES = {
     ),
     "one object": lambda author, doc: doc.insert_many(reused("abc")).execute(),
     "one object, unlike": lambda author, doc: doc.insert_many(chain(reused("ab"), rows("c", rank=1))).execute(),
+    "one array": lambda author, doc: doc.insert_many(of_one_array("abc")).execute(),
     "later rows": lambda author, doc: doc.insert_many([{"id": n, "title": n, "parent": 6} for n in (5, 6)]).execute(),
     "a select as default": lambda author, doc: doc.insert_many(
         [{"title": t, "before": doc.select(fn.count(doc.id))} for t in "ab"]
