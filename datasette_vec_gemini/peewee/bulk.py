@@ -20,10 +20,10 @@ _RUN = 100
 def bulk_insert(model: type[peewee.Model], rows: Iterable[Mapping[str | peewee.Field, Any]]) -> int:
     """Insert rows in one transaction, all or none of them; the number of rows.
 
-    For long loads: the rows may come from an iterator and are not held in memory, and on PostgreSQL no SQL is written
-    for each of them. Each has the fields of the first, by name, column name or field. What they leave out gets its
-    default, and defaults that are functions are called once a row. Raises ColumnNotFound, InvalidVector, UsageError
-    where rows differ in their fields, and what Peewee raises.
+    For long loads: the rows may come from an iterator, a hundred of them are held in memory, and on PostgreSQL no SQL
+    is written for each. Each has the fields of the first, by name, column name or field. What they leave out gets its
+    default, and defaults that are functions are called once a row, before these hundred are written. Raises
+    ColumnNotFound, InvalidVector, UsageError where rows differ in their fields, and what Peewee raises.
     """
     rows = iter(rows)
     first = next(rows, None)
@@ -130,12 +130,12 @@ class _Columns:
                 self._look(values, number)
                 own, made = self._spelled(made)
             if len(run) == _RUN or (own != shape and run):
-                yield shape, self._looked_at(run, number) if shape is placeholders else run
+                yield shape, self._looked_at(shape, run, number)
                 run = []
             shape = own
             run.append(made)
         if run:
-            yield shape, self._looked_at(run, number + 1) if shape is placeholders else run
+            yield shape, self._looked_at(shape, run, number + 1)
 
     def _are_plain(self, values: Sequence[Any]) -> bool:
         """Whether no value is an expression; types that are none are known from then on."""
@@ -143,9 +143,9 @@ class _Columns:
         self._plain |= kinds
         return kinds.issuperset(map(type, values))
 
-    def _looked_at(self, run: list[Sequence[Any]], following: int) -> list[Sequence[Any]]:
+    def _looked_at(self, shape: str, run: list[Sequence[Any]], following: int) -> list[Sequence[Any]]:
         """The same rows, which end before the row of that number."""
-        for position, first_refused in self._looks:
+        for position, first_refused in self._looks if shape == self._placeholders else ():
             if refused := first_refused([made[position] for made in run]):
                 place, error = refused
                 raise InvalidVector(f"row {following - len(run) + place}, {self._fields[position].name}: {error}")

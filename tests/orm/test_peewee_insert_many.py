@@ -18,6 +18,7 @@ from peewee import (
     JSONField,
     Model,
     TextField,
+    Value,
     fn,
 )
 
@@ -319,6 +320,17 @@ def test_the_wrong_vector_among_many_is_found_and_nothing_is_written(tmp_path, w
     write(doc, many)
     stored = [embedding for (embedding,) in doc.select(doc.embedding).order_by(doc.id).offset(1).tuples()]
     assert stored == [None if row["embedding"] is None else [*row["embedding"]] for row in many]
+    db.close()
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_expression_that_is_a_value_hides_no_wrong_vector(tmp_path, at):
+    db, _, doc = opened(tmp_path / "test.db")
+    many = [{"title": Value(title) if n == at else title, "embedding": [1, 1]} for n, title in enumerate("abc")]
+    many[(at + 1) % 3]["embedding"] = [1, float("nan")]
+    with pytest.raises(InvalidVector, match=f"row {(at + 1) % 3 + 1}, embedding: .*NaN"):
+        bulk_insert(doc, many)
+    assert doc.select().count() == 1
     db.close()
 
 
