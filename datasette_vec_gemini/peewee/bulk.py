@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 import peewee
@@ -13,17 +14,17 @@ from .dialects import bound_database
 from .fields import VectorField
 
 _ROW = ":a value of a row:"
-_RUN = 100
-"""So many rows are looked at together: NumPy's calls cost little then, and the vectors are in the processor's cache."""
+_TOGETHER = 100
+"""The numbers of so many rows are looked at together: one by one NumPy's calls cost more than to insert a row."""
 
 
 def bulk_insert(model: type[peewee.Model], rows: Iterable[Mapping[str | peewee.Field, Any]]) -> int:
     """Insert rows in one transaction, all or none of them; the number of rows.
 
-    For long loads: the rows may come from an iterator, a hundred of them are held in memory, and on PostgreSQL no SQL
-    is written for each. Each has the fields of the first, by name, column name or field. What they leave out gets its
-    default, and defaults that are functions are called once a row, before these hundred are written. Raises
-    ColumnNotFound, InvalidVector, UsageError where rows differ in their fields, and what Peewee raises.
+    For long loads: the rows may come from an iterator and are not held in memory, and on PostgreSQL no SQL is written
+    for each of them. Each has the fields of the first, by name, column name or field. What they leave out gets its
+    default, and defaults that are functions are called once a row. Raises ColumnNotFound, InvalidVector, UsageError
+    where rows differ in their fields, and what Peewee raises.
     """
     rows = iter(rows)
     first = next(rows, None)
@@ -61,9 +62,9 @@ def at_once(db: peewee.Database, query: peewee.ModelInsert) -> tuple[str, list[A
         return one
     into = _Columns(db, query.model, alike[0], copy=False)
     shapes, parameters = list[str](), list[Any]()
-    for shape, run in into.runs(alike[1]):
-        shapes += [shape] * len(run)
-        parameters += chain.from_iterable(run)
+    for shape, own in into.prepared(alike[1]):
+        shapes.append(shape)
+        parameters += own
     before, after, others = into.around(query)
     return before + ", ".join(shapes) + after, [*parameters, *others]
 
@@ -101,41 +102,39 @@ class _Columns:
         self._placeholders = f"({', '.join([db.param] * len(self._fields))})"
         of_vectors = {n: f.for_many(db, copy=copy) for n, f in enumerate(self._fields) if isinstance(f, VectorField)}
         self._converters = [of_vectors[n][0] if n in of_vectors else f.db_value for n, f in enumerate(self._fields)]
-        self._looks = [(n, first_refused) for n, (_, first_refused) in of_vectors.items() if first_refused]
+        self._looks = {n: first_refused for n, (_, first_refused) in of_vectors.items() if first_refused}
         self._plain = set[type]()
 
-    def runs(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, list[Sequence[Any]]]]:
-        """Rows that follow each other, a hundred at most: their SQL, mostly placeholders, and the parameters of each.
+    def prepared(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Each row in SQL, mostly of placeholders, and its parameters.
 
-        With `copy` values may change as soon as the next row is asked for. Raises InvalidVector.
+        Raises InvalidVector; for NaN, infinity and zeros up to a hundred rows later than they came.
         """
         # Bulk inserts wait for this: a name of a function is found sooner than one of a module.
         placeholders, converters, defaults, plain = self._placeholders, self._converters, self._defaults, self._plain
-        shape, run, number = placeholders, list[Sequence[Any]](), 0
+        held = {position: list[Any]() for position in self._looks}
+        number = 0
         for number, row in enumerate(rows, 1):
             values = row
             if defaults:
                 values = [*row, *(value() if callable(value) else value for value in defaults)]
             is_plain = plain.issuperset(map(type, values)) or self._are_plain(values)
             try:
-                made: Sequence[Any] = [
+                made = [
                     convert(value) if is_plain or not _is_sql(value) else value
                     for convert, value in zip(converters, values, strict=True)
                 ]
             except InvalidVector:
-                self._look(values, number)
+                self._look(held, number)
+                self._convert_one_by_one(values, number)
                 raise
-            own = placeholders
-            if not (plain.issuperset(map(type, made)) or self._are_plain(made)):  # a JSONField makes SQL, too
-                self._look(values, number)
-                own, made = self._spelled(made)
-            if len(run) == _RUN or (own != shape and run):
-                yield shape, self._looked_at(shape, run, number)
-                run = []
-            shape = own
-            run.append(made)
-        if run:
-            yield shape, self._looked_at(shape, run, number + 1)
+            is_plain = plain.issuperset(map(type, made)) or self._are_plain(made)  # a JSONField makes SQL, too
+            for position, vectors in held.items():
+                vectors.append(made[position] if is_plain or not _is_sql(made[position]) else None)
+            if number % _TOGETHER == 0:
+                self._look(held, number + 1)
+            yield (placeholders, made) if is_plain else self._spelled(made)
+        self._look(held, number + 1)
 
     def _are_plain(self, values: Sequence[Any]) -> bool:
         """Whether no value is an expression; types that are none are known from then on."""
@@ -143,20 +142,25 @@ class _Columns:
         self._plain |= kinds
         return kinds.issuperset(map(type, values))
 
-    def _looked_at(self, shape: str, run: list[Sequence[Any]], following: int) -> list[Sequence[Any]]:
-        """The same rows, which end before the row of that number."""
-        for position, first_refused in self._looks if shape == self._placeholders else ():
-            if refused := first_refused([made[position] for made in run]):
-                place, error = refused
-                raise InvalidVector(f"row {following - len(run) + place}, {self._fields[position].name}: {error}")
-        return run
+    def _look(self, held: dict[int, list[Any]], following: int) -> None:
+        """Raise InvalidVector for the first row with numbers that are refused, of those before the row of that number.
 
-    def _look(self, values: Sequence[Any], number: int) -> None:
-        """Raise InvalidVector, with the number of the row, for the first value that is no vector and should be one."""
-        for field, value in zip(self._fields, values, strict=True):
+        `held` has the parameters of these rows that are vectors, by the positions of their fields; it is empty then.
+        """
+        looked = ((position, self._looks[position](vectors), len(vectors)) for position, vectors in held.items())
+        refused = [(following - count + found[0], position, found[1]) for position, found, count in looked if found]
+        if refused:
+            number, position, error = min(refused, key=itemgetter(0))
+            raise InvalidVector(f"row {number}, {self._fields[position].name}: {error}")
+        for vectors in held.values():
+            vectors.clear()
+
+    def _convert_one_by_one(self, values: Sequence[Any], number: int) -> None:
+        """Raise InvalidVector again, and name the row and the field."""
+        for field, convert, value in zip(self._fields, self._converters, values, strict=True):
             try:
-                if isinstance(field, VectorField) and not _is_sql(value):
-                    field.db_value(value)
+                if not _is_sql(value):
+                    convert(value)
             except InvalidVector as error:
                 raise InvalidVector(f"row {number}, {field.name}: {error}") from None
 
@@ -177,8 +181,8 @@ class _Columns:
         """Insert rows by one prepared statement for each shape that they have; how many they are."""
         inserted, cursor = 0, self.db.cursor()
         before, after, _ = self.around(self.model.insert_many([]).returning())  # nothing with parameters follows
-        for shape, run in self.runs(rows):
-            cursor.executemany(before + shape + after, run)
+        for shape, group in groupby(self.prepared(rows), key=itemgetter(0)):
+            cursor.executemany(before + shape + after, map(itemgetter(1), group))
             inserted += cursor.rowcount
         return inserted
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("peewee", reason="needs Peewee: pip install 'datasette-vec-gemini[peewee]'")
 from peewee import (
     EXCLUDED,
+    BlobField,
     Check,
     ForeignKeyField,
     IntegerField,
@@ -331,6 +332,72 @@ def test_an_expression_that_is_a_value_hides_no_wrong_vector(tmp_path, at):
     with pytest.raises(InvalidVector, match=f"row {(at + 1) % 3 + 1}, embedding: .*NaN"):
         bulk_insert(doc, many)
     assert doc.select().count() == 1
+    db.close()
+
+
+def test_a_vector_may_be_an_expression_among_vectors(tmp_path):
+    db, _, doc = opened(tmp_path / "test.db")
+    for title, value in (("a", Value(np.ones(2, dtype=np.float32).tobytes(), converter=False)), ("b", [2.0, 2.0])):
+        many = [{"title": f"{title}{n}", "embedding": [1, 1] if n % 2 else value} for n in range(3)]
+        assert bulk_insert(doc, many) == 3
+    assert [row.embedding[0] for row in doc.select().order_by(doc.id).offset(1)] == [1, 1, 1, 2, 1, 2]
+    rows = [("c", [1, 1]), ("d", [1, float("nan")]), ("e", Value("x"))]
+    with pytest.raises(InvalidVector, match=r"row 2, embedding: .*NaN"):
+        bulk_insert(doc, [{"title": title, "embedding": vector} for title, vector in rows])
+    db.close()
+
+
+def test_the_first_row_that_is_wrong_is_named(tmp_path):
+    db, _, doc = opened(tmp_path / "test.db")
+    for wrong in ([1], "text"):
+        with pytest.raises(InvalidVector, match=r"row 1, embedding: .*NaN"):
+            bulk_insert(doc, [{"title": "a", "embedding": [1, float("nan")]}, {"title": "b", "embedding": wrong}])
+    db.close()
+
+
+def test_rows_in_bulk_are_there_when_the_next_is_asked_for_and_hold_what_they_held_then(tmp_path):
+    db, _, _ = opened(tmp_path / "test.db")
+
+    class Node(Model):
+        parent = ForeignKeyField("self", null=True)
+        data = BlobField()
+        number = IntegerField(default=lambda: Node.select().count())
+        embedding = VectorField(dimensions=2)
+
+        class Meta:
+            database = db
+
+    db.create_tables([Node])
+    data, parent = bytearray(b"0"), None
+
+    def rows():
+        nonlocal parent
+        for n in range(5):
+            data[:] = str(n).encode()
+            yield {"parent": parent, "data": data, "embedding": [1, n]}
+            parent = Node.get(Node.data == str(n).encode())
+
+    assert bulk_insert(Node, rows()) == 5
+    stored = [(node.id, node.parent_id, node.data, node.number) for node in Node.select().order_by(Node.id)]
+    assert stored == [(n + 1, n or None, str(n).encode(), n) for n in range(5)]
+    db.close()
+
+
+def test_rows_with_expressions_go_into_the_database_that_executes_the_query(tmp_path):
+    db = VectorSqliteDatabase(tmp_path / "test.db")
+
+    class Unbound(Model):
+        title = TextField()
+        embedding = VectorField(dimensions=2)
+
+    with db.bind_ctx([Unbound]):
+        db.create_tables([Unbound])
+    Unbound.insert_many([{"title": fn.upper("a"), "embedding": [1, 1]}, {"title": "b", "embedding": [1, 2]}]).execute(
+        db
+    )
+    assert db.execute_sql("select title from unbound order by id").fetchall() == [("A",), ("b",)]
+    with pytest.raises(InvalidVector, match="row 2, embedding: expected 2 dimensions, not 1"):
+        Unbound.insert_many([{"title": t, "embedding": [1] * (2 - n)} for n, t in enumerate("ab")]).execute(db)
     db.close()
 
 
